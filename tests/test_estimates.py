@@ -1,0 +1,31 @@
+"""Standard errors against NumPy, and how they are written."""
+
+import numpy as np
+import pytest
+import torch
+from vaebook.estimates import Estimate, monte_carlo
+
+
+def test_against_numpy() -> None:
+    draws = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    estimate = monte_carlo(draws)
+    flat = draws.double().numpy().ravel()
+    assert estimate.value == pytest.approx(flat.mean())
+    assert estimate.stderr == pytest.approx(flat.std(ddof=1) / np.sqrt(flat.size))
+
+
+def test_one_draw_has_no_standard_error() -> None:
+    with pytest.raises(ValueError, match="at least 2 draws .* got 1"):
+        monte_carlo(torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("estimate", "text"),
+    [
+        (Estimate(-12.34567, 0.0123), "-12.346 ± 0.012"),
+        (Estimate(1234.5, 20.0), "1234 ± 20"),
+        (Estimate(3.0, 0.0), "3 ± 0"),
+    ],
+)
+def test_written_with_two_digits_of_the_error(estimate: Estimate, text: str) -> None:
+    assert str(estimate) == text

@@ -1,0 +1,59 @@
+"""A Monte Carlo result is two numbers: the mean and its standard error."""
+
+import math
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Estimate(NamedTuple):
+    """A Monte Carlo mean with its standard error; both in the unit of what was averaged."""
+
+    value: float
+    stderr: float
+
+    def z_score(self, truth: float) -> float:
+        """How many standard errors the estimate lies above ``truth``.
+
+        >>> Estimate(1.5, 0.25).z_score(1.0)
+        2.0
+        """
+        error = self.value - truth
+        if self.stderr == 0:  # every draw was the same: either exactly right, or infinitely far off
+            return 0.0 if error == 0 else math.copysign(math.inf, error)
+        return error / self.stderr
+
+    def __str__(self) -> str:
+        """Value ± standard error, rounded to two digits of the latter.
+
+        >>> print(Estimate(-12.34567, 0.0123))
+        -12.346 ± 0.012
+        """
+        if not (math.isfinite(self.stderr) and self.stderr > 0):
+            return f"{self.value:.4g} ± {self.stderr:.2g}"
+        places = max(0, 1 - math.floor(math.log10(self.stderr)))
+        return f"{self.value:.{places}f} ± {self.stderr:.{places}f}"
+
+
+def monte_carlo(samples: Tensor) -> Estimate:
+    r"""The mean of independent samples, with its standard error.
+
+    .. math:: \hat I = \frac1L \sum_l f_l, \qquad
+              \mathrm{se} = \sqrt{\frac{1}{L (L - 1)} \sum_l (f_l - \hat I)^2}
+
+    Args:
+        samples: one number for each independent draw, at least two; any shape, all entries count.
+
+    Raises:
+        ValueError: fewer than two samples, from which no standard error can be told.
+
+    Source: :eq:`def-standard-error` of the book.
+
+    >>> import torch
+    >>> monte_carlo(torch.tensor([1.0, 2.0, 3.0]))
+    Estimate(value=2.0, stderr=0.577...)
+    """
+    if samples.numel() < 2:
+        raise ValueError(f"samples needs at least 2 draws to tell a standard error, got {samples.numel()}")
+    draws = samples.detach().double().flatten()
+    return Estimate(draws.mean().item(), (draws.std() / math.sqrt(draws.numel())).item())
