@@ -1,0 +1,149 @@
+"""The bound and the loss against the article's formulas written out with torch.distributions."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributions import Independent, Normal, kl_divergence
+from vaebook.models import VAE, AutoEncoder, BernoulliDecoder, Encoder, GaussianDecoder, mlp, mlp_vae, seeded
+from vaebook.objectives import elbo, elbo_from_loss, negative_elbo, practical_loss, reconstruction_loss
+
+D, M, B = 12, 3, 5
+
+
+def model(sigma_dec: float = 0.3, d: int = D, m: int = M) -> VAE:
+    return mlp_vae(d, m, hidden=(7,), sigma_dec=sigma_dec).double()
+
+
+def data(d: int = D) -> torch.Tensor:
+    return torch.rand(B, d, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def noise(n_samples: int, m: int = M) -> torch.Tensor:
+    """The ε that a generator with seed 0 gives first."""
+    return torch.randn(n_samples, B, m, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("n_samples", [1, 4])
+def test_elbo_against_torch_distributions(n_samples: int) -> None:
+    vae, x = model(), data()
+    mu, log_sigma = vae.encoder.network(x).chunk(2, -1)
+    z = mu + log_sigma.exp() * noise(n_samples)
+    likelihood = Independent(Normal(vae.decoder.network(z), 0.3), 1).log_prob(x).mean(0)
+    prior = Independent(Normal(torch.zeros_like(mu), torch.ones_like(mu)), 1)
+    expected = likelihood - kl_divergence(Independent(Normal(mu, log_sigma.exp()), 1), prior)
+    torch.testing.assert_close(elbo(vae, x, n_samples, torch.Generator().manual_seed(0)), expected)
+    terms = negative_elbo(vae, x, n_samples, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(terms.reconstruction, -likelihood)
+    torch.testing.assert_close(terms.elbo, expected)
+
+
+def test_loss_term_by_term() -> None:
+    vae, x = model(sigma_dec=0.5), data()
+    terms = practical_loss(vae, x, 2, torch.Generator().manual_seed(0))
+    epsilon = noise(2)
+    for i in range(B):  # the sums of S10, written as loops
+        mu, log_sigma = vae.encoder.network(x[i]).chunk(2, -1)
+        kl = 0.25 * sum(mu[j] ** 2 + log_sigma[j].exp() ** 2 - 2 * log_sigma[j] for j in range(M))
+        f = [vae.decoder.network(mu + log_sigma.exp() * epsilon[k, i]) for k in range(2)]
+        reconstruction = sum(sum((x[i, k] - f_l[k]) ** 2 for k in range(D)) for f_l in f) / 2
+        torch.testing.assert_close(terms.kl[i], kl)
+        torch.testing.assert_close(terms.reconstruction[i], reconstruction)
+
+
+@given(st.floats(0.01, 10), st.integers(1, 8), st.integers(1, 3))
+def test_the_exact_relation_of_loss_and_bound(sigma_dec: float, m: int, n_samples: int) -> None:
+    vae, x = model(sigma_dec, m=m), data()
+    sigma_dec = vae.decoder.sigma_dec  # the model was made in float32, which rounded it
+    terms = practical_loss(vae, x, n_samples, torch.Generator().manual_seed(0))
+    bound = elbo(vae, x, n_samples, torch.Generator().manual_seed(0))
+    loss = terms.reconstruction + terms.kl
+    variance = sigma_dec**2
+    constant = variance * (m - D * math.log(2 * math.pi * variance))
+    torch.testing.assert_close(loss, -2 * variance * bound + constant)
+    torch.testing.assert_close(elbo_from_loss(loss, sigma_dec, D, m), bound)
+    torch.testing.assert_close(terms.elbo, bound)
+
+
+def test_gradients_of_the_loss_are_those_of_the_bound() -> None:
+    vae, x = model(sigma_dec=0.4), data()
+    weights = list(vae.parameters())
+    loss = practical_loss(vae, x, 1, torch.Generator().manual_seed(0))
+    of_loss = torch.autograd.grad((loss.reconstruction + loss.kl).sum(), weights)
+    of_bound = torch.autograd.grad(elbo(vae, x, 1, torch.Generator().manual_seed(0)).sum(), weights)
+    for a, b in zip(of_loss, of_bound, strict=True):
+        torch.testing.assert_close(a, -2 * 0.4**2 * b)
+
+
+def test_finite_differences_agree_with_autograd() -> None:
+    vae, x = model(), data()
+
+    def bound(*weights: torch.Tensor) -> torch.Tensor:
+        named = dict(zip(dict(vae.named_parameters()), weights, strict=True))
+        return torch.func.functional_call(_Bound(vae), {f"vae.{k}": v for k, v in named.items()}, (x,))
+
+    weights = tuple(w.detach().clone().requires_grad_() for w in vae.parameters())
+    assert torch.autograd.gradcheck(bound, weights)
+
+
+class _Bound(torch.nn.Module):
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return elbo(self.vae, x, 2, torch.Generator().manual_seed(0))
+
+
+def test_the_loss_has_its_least_kl_at_the_prior() -> None:
+    vae = model(sigma_dec=0.5)
+    torch.nn.init.zeros_(vae.encoder.network[-1].weight)
+    torch.nn.init.zeros_(vae.encoder.network[-1].bias)  # μ = 0, log σ = 0
+    torch.testing.assert_close(practical_loss(vae, data()).kl, torch.full((B,), 0.25 * M).double())
+
+
+def test_bernoulli_decoder_trains_on_the_bound_and_not_on_the_loss() -> None:
+    with seeded(0):
+        vae = VAE(Encoder(mlp(D, 2 * M)), BernoulliDecoder(mlp(M, D)), D, M).double()
+    x = (data() < 0.5).double()
+    terms = negative_elbo(vae, x, 1, torch.Generator().manual_seed(0))
+    mu, log_sigma = vae.encoder.network(x).chunk(2, -1)
+    logits = vae.decoder.network(mu + log_sigma.exp() * noise(1)[0])
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
+    torch.testing.assert_close(terms.reconstruction, expected)
+    with pytest.raises(
+        TypeError, match="needs a GaussianDecoder for J, got BernoulliDecoder; use negative_elbo"
+    ):
+        practical_loss(vae, x)
+
+
+def test_the_auto_encoder_has_a_reconstruction_loss_alone() -> None:
+    autoencoder = AutoEncoder(D, M, hidden=(7,)).double()
+    x = data()
+    terms = reconstruction_loss(autoencoder, x)
+    f = autoencoder.decoder(autoencoder.encoder(x))
+    torch.testing.assert_close(
+        terms.reconstruction, D * torch.nn.functional.mse_loss(f, x, reduction="none").mean(-1)
+    )
+    assert (terms.kl == 0).all()
+    assert terms.elbo.isnan().all()
+
+
+@pytest.mark.parametrize("objective", [elbo, practical_loss, negative_elbo])
+def test_no_samples(objective: object) -> None:
+    with pytest.raises(ValueError, match=r"n_samples needs to be at least 1 .* got 0"):
+        objective(model(), data(), 0)  # type: ignore[operator]
+
+
+def test_one_decoder_is_enough_for_a_new_likelihood() -> None:
+    """The seam for a new decoder: a module whose forward returns something with log_prob and mean."""
+
+    class Laplace(GaussianDecoder):
+        def forward(self, z: torch.Tensor) -> Independent:  # type: ignore[override]
+            return Independent(torch.distributions.Laplace(self.network(z), self.log_sigma_dec.exp()), 1)
+
+    with seeded(0):
+        vae = VAE(Encoder(mlp(D, 2 * M)), Laplace(mlp(M, D), 0.3), D, M).double()
+    assert negative_elbo(vae, data()).elbo.shape == (B,)

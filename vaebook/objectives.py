@@ -1,0 +1,148 @@
+"""The bound 𝓛 and the practical loss J, for each example: whoever calls decides how to average.
+
+Signs are the natural ones: 𝓛 is a log-likelihood to be raised, J a loss to be lowered, and
+J = −2 σ_dec² 𝓛 + constant ties them together (:func:`elbo_from_loss`).
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from vaebook.divergences import kl_to_prior
+from vaebook.models import VAE, AutoEncoder, GaussianDecoder
+
+
+def elbo(model: VAE, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Tensor:
+    r"""The evidence lower bound 𝓛(θ, φ | x), estimated with L samples of z, in nats for each example.
+
+    .. math:: \mathcal L = \frac1L \sum_l \log p_\theta(x \mid z_l) - D_{\mathrm{KL}}(q_\phi(z|x) \| \pi),
+              \qquad z_l \sim q_\phi(z|x)
+
+    The KL is the closed form; only the first term is sampled. The estimate has no bias for any L ≥ 1.
+
+    Args:
+        x: data, shape ``(B, d)``.
+        n_samples: L ≥ 1.
+        generator: the source of the noise, on x's device; torch's global one where there is none.
+
+    Returns: shape ``(B,)``.
+
+    Raises:
+        ValueError: ``n_samples`` is less than 1, or x has not d features.
+
+    Source: :eq:`eq-elbo-reconstruction` and :eq:`eq-reconstruction-monte-carlo` of the book.
+
+    >>> from vaebook.models import mlp_vae
+    >>> elbo(mlp_vae(64, 2), torch.zeros(7, 64), n_samples=5).shape
+    torch.Size([7])
+    """
+    q = model.encode(x)
+    z = q.rsample((check_samples(n_samples),), generator)  # (L, B, m)
+    log_likelihood = model.decode(z).log_prob(x).mean(0)  # (L, B) -> (B,)
+    return log_likelihood - kl_to_prior(q)
+
+
+class Loss(NamedTuple):
+    """What training lowers, for each example, each of shape ``(B,)``, and the bound that goes with it.
+
+    ``reconstruction + kl`` is J; ``elbo`` is 𝓛 in nats, NaN for a model that has none.
+    """
+
+    reconstruction: Tensor
+    kl: Tensor
+    elbo: Tensor
+
+
+def practical_loss(model: VAE, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Loss:
+    r"""The loss J of a VAE with a Gaussian decoder, in the unit of x squared.
+
+    .. math:: J_{\mathrm{recon}} &= \frac1L \sum_l \|x - f_\theta(z_l)\|^2 \\
+              J_{\mathrm{KL}} &= \sigma_{\mathrm{dec}}^2
+              \big(\|\mu\|^2 + \|\sigma\|^2 - 2 \cdot 1^\top \log \sigma\big)
+
+    Shapes and arguments as in :func:`elbo`. J_KL is least, m σ_dec², where μ = 0 and σ = 1.
+
+    Raises:
+        TypeError: the decoder is not Gaussian; train such a model with :func:`negative_elbo`.
+        ValueError: as :func:`elbo`.
+
+    Source: :eq:`def-loss` of the book.
+
+    >>> from vaebook.models import mlp_vae
+    >>> J = practical_loss(mlp_vae(64, 2), torch.zeros(7, 64))
+    >>> (J.reconstruction + J.kl).mean().backward()
+    """
+    if not isinstance(model.decoder, GaussianDecoder):
+        raise TypeError(
+            f"model needs a GaussianDecoder for J, got {type(model.decoder).__name__}; use negative_elbo"
+        )
+    q = model.encode(x)
+    z = q.rsample((check_samples(n_samples),), generator)  # (L, B, m)
+    # Sum over pixels: a mean would weight the KL d times too heavily.
+    reconstruction = (x - model.decode(z).mean).square().sum(-1).mean(0)  # (L, B, d) -> (B,)
+    sigma_dec = model.decoder.sigma_dec
+    kl = sigma_dec**2 * (q.mu.square() + (2 * q.log_sigma).exp() - 2 * q.log_sigma).sum(-1)
+    bound = elbo_from_loss(reconstruction + kl, sigma_dec, model.d, model.latent_dim)
+    return Loss(reconstruction, kl, bound)
+
+
+def negative_elbo(model: VAE, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Loss:
+    """−𝓛 = −(1/L) Σ_l log p_θ(x|z_l) + D_KL(q‖π) as a loss, in nats, for any decoder.
+
+    Shapes, arguments and errors as in :func:`elbo`. Source: :eq:`eq-elbo-reconstruction` of the book.
+
+    >>> from vaebook.models import mlp_vae
+    >>> terms = negative_elbo(mlp_vae(64, 2), torch.zeros(7, 64))
+    >>> torch.equal(terms.elbo, -(terms.reconstruction + terms.kl))
+    True
+    """
+    q = model.encode(x)
+    z = q.rsample((check_samples(n_samples),), generator)  # (L, B, m)
+    reconstruction = -model.decode(z).log_prob(x).mean(0)  # (L, B) -> (B,)
+    kl = kl_to_prior(q)
+    return Loss(reconstruction, kl, -(reconstruction + kl))
+
+
+def reconstruction_loss(
+    model: AutoEncoder, x: Tensor, n_samples: int = 1, generator: Generator | None = None
+) -> Loss:
+    """‖x − f(e(x))‖², the whole loss of a classical auto-encoder, in the unit of x squared.
+
+    Nothing is sampled: ``n_samples`` and ``generator`` stand here so that training can call any loss.
+
+    Source: :eq:`def-autoencoder` of the book.
+
+    >>> reconstruction_loss(AutoEncoder(64, 2), torch.zeros(7, 64)).kl
+    tensor([0., 0., 0., 0., 0., 0., 0.])
+    """
+    reconstruction = (x - model.decode(model.encode(x))).square().sum(-1)  # (B, d) -> (B,)
+    return Loss(reconstruction, torch.zeros_like(reconstruction), torch.full_like(reconstruction, math.nan))
+
+
+def elbo_from_loss(loss: Tensor, sigma_dec: float, d: int, latent_dim: int) -> Tensor:
+    r"""𝓛 from J, exactly, in nats.
+
+    .. math:: J = -2 \sigma_{\mathrm{dec}}^2 \mathcal L
+              + \sigma_{\mathrm{dec}}^2 \big(m - d \log(2 \pi \sigma_{\mathrm{dec}}^2)\big)
+
+    Args:
+        loss: J, any shape.
+        sigma_dec, d, latent_dim: σ_dec, d and m of the model that J came from.
+
+    Source: :eq:`eq-loss-elbo` of the book.
+
+    >>> elbo_from_loss(torch.tensor(2.0), sigma_dec=1.0, d=64, latent_dim=2)     # −32 log 2π
+    tensor(-58.8121)
+    """
+    variance = sigma_dec**2
+    constant = variance * (latent_dim - d * math.log(2 * math.pi * variance))
+    return (constant - loss) / (2 * variance)
+
+
+def check_samples(n_samples: int) -> int:
+    """Return L, or raise ``ValueError`` where it is less than 1."""
+    if n_samples < 1:
+        raise ValueError(f"n_samples needs to be at least 1 (the L of the book), got {n_samples}")
+    return n_samples
