@@ -1,0 +1,106 @@
+"""Figures show the tensors that went in, and draw no random numbers."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.collections import EllipseCollection
+from vaebook import figures
+from vaebook.training import History
+
+
+@pytest.fixture(autouse=True)
+def close_figures() -> None:
+    plt.close("all")
+
+
+def images(n: int) -> torch.Tensor:
+    return torch.rand(n, 12, generator=torch.Generator().manual_seed(0))
+
+
+def test_tile_puts_each_image_in_its_place() -> None:
+    x = images(5)
+    canvas = figures.tile(x, (3, 4), columns=2)
+    assert canvas.shape == (3 * 4, 2 * 5)
+    for k in range(5):
+        top, left = (k // 2) * 4, (k % 2) * 5
+        np.testing.assert_array_equal(canvas[top : top + 3, left : left + 4], x[k].reshape(3, 4))
+    assert np.isnan(canvas[3]).all()  # the frame
+    assert np.isnan(canvas[8:, 5:]).all()  # no sixth image
+
+
+def test_reconstructions_stand_below_their_data() -> None:
+    x, f = images(4), images(4) / 2
+    shown = np.asarray(figures.reconstructions(x, f, (3, 4)).images[0].get_array())
+    np.testing.assert_allclose(shown[:3, :4], x[0].reshape(3, 4))
+    np.testing.assert_allclose(shown[4:7, :4], f[0].reshape(3, 4))
+
+
+def test_latent_map_shows_every_point_the_ellipses_and_the_prior() -> None:
+    mu, sigma = torch.randn(30, 2), torch.rand(30, 2)
+    ax = figures.latent_map(mu, torch.arange(30) % 3, sigma)
+    ellipses, *classes = ax.collections
+    assert isinstance(ellipses, EllipseCollection)
+    np.testing.assert_allclose(np.asarray(ellipses.get_offsets()), mu)
+    np.testing.assert_allclose(ellipses.get_widths(), 2 * sigma[:, 0], rtol=1e-6)  # full widths
+    assert sum(len(c.get_offsets()) for c in classes) == 30
+    half = np.hypot(*np.array(ax.lines[0].get_data()))
+    draws = torch.randn(100_000, 2, generator=torch.Generator().manual_seed(0)).norm(dim=1)
+    assert (draws < half[0]).float().mean().item() == pytest.approx(0.5, abs=0.01)
+
+
+def test_prior_quantiles_are_even_in_probability_and_ordered_like_the_map() -> None:
+    z = figures.prior_quantiles(10, torch.float64)
+    share = torch.special.ndtr(z).reshape(10, 10, 2)
+    torch.testing.assert_close(
+        share[0, :, 0], (torch.arange(10).double() + 0.5) / 10
+    )  # z_1 grows to the right
+    torch.testing.assert_close(
+        share[:, 0, 1], (torch.arange(10).double().flip(0) + 0.5) / 10
+    )  # z_2 grows upwards
+
+
+def test_manifold_and_traversals_label_their_axes() -> None:
+    ax = figures.manifold(images(9), (3, 4))
+    assert ax.get_ylabel() == "$z_2$, in quantiles of the prior"
+    ax = figures.traversals(images(6).reshape(2, 3, 12), (3, 4), [-1.5, 0, 1.5])
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["-1.5", "0", "1.5"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["$z_{1}$", "$z_{2}$"]
+
+
+def test_training_curves_show_the_history() -> None:
+    history = History()
+    for means in (history.train, history.validation):
+        for k, name in enumerate(means):
+            means[name] += [k + 1.0, k + 0.5]
+    left, right = figures.training_curves(history)
+    assert [line.get_ydata()[0] for line in left.lines] == [1, 1, 2, 2, 3, 3]
+    assert list(right.lines[1].get_ydata()) == [4.0, 3.5]
+
+
+def test_no_figure_draws_a_random_number() -> None:
+    before_torch, before_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    figures.use_style()
+    figures.samples(images(20), (3, 4))
+    figures.latent_map(torch.zeros(5, 2), torch.arange(5), torch.ones(5, 2))
+    figures.manifold(images(4), (3, 4))
+    assert torch.equal(before_torch, torch.get_rng_state())
+    np.testing.assert_array_equal(before_numpy, np.random.get_state()[1])  # noqa: NPY002
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (
+            lambda: figures.image_grid(images(3), (4, 4)),
+            r"images needs shape \(n, 16\) for \(4, 4\), got \(3, 12\)",
+        ),
+        (lambda: figures.reconstructions(images(3), images(2), (3, 4)), "need one shape"),
+        (lambda: figures.latent_map(torch.zeros(5, 3)), r"mu needs shape \(n, 2\), got \(5, 3\)"),
+        (lambda: figures.manifold(images(5), (3, 4)), "needs n² rows, from .*, got 5"),
+        (lambda: figures.traversals(images(6).reshape(2, 3, 12), (3, 4), [0.0]), r"needs shape \(m, 1, d\)"),
+    ],
+)
+def test_errors(draw: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        draw()  # type: ignore[operator]

@@ -1,0 +1,271 @@
+"""The loop against a plain one, the optimum it should reach, resuming, and what happens when things go wrong."""
+
+import fcntl
+import os
+import struct
+import subprocess
+import sys
+import termios
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from vaebook.data import load
+from vaebook.models import VAE, AutoEncoder, mlp_vae
+from vaebook.objectives import elbo_from_loss, practical_loss, reconstruction_loss
+from vaebook.training import History, train
+
+
+def vae(seed: int = 0, hidden: int = 16) -> VAE:
+    return mlp_vae(64, 2, hidden=(hidden,), seed=seed)
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[Tensor, Tensor]:
+    images = load("digits")
+    return images.train[:300], images.validation
+
+
+def run(model: VAE, data: tuple[Tensor, Tensor], epochs: int, **options: object) -> History:
+    return train(model, *data, epochs=epochs, batch_size=64, **options)  # type: ignore[arg-type]
+
+
+def weights(model: torch.nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_the_loop_is_plain_adam_on_j(digits: tuple[Tensor, Tensor]) -> None:
+    ours, naive = vae(), vae()
+    history = run(ours, digits, epochs=2, seed=5)
+    generator, x = torch.Generator().manual_seed(5), digits[0]
+    optimiser = torch.optim.Adam(naive.parameters(), lr=1e-3)
+    means = []
+    for _ in range(2):
+        total = 0.0
+        for batch in torch.randperm(len(x), generator=generator).split(64):
+            mu, log_sigma = naive.encoder.network(x[batch]).chunk(2, -1)
+            z = mu + log_sigma.exp() * torch.randn(1, *mu.shape, generator=generator)
+            reconstruction = ((x[batch] - naive.decoder.network(z)) ** 2).sum()
+            kl = 0.2**2 * (mu**2 + (2 * log_sigma).exp() - 2 * log_sigma).sum()
+            loss = (reconstruction + kl) / len(batch)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            total += loss.item() * len(batch)
+        means.append(total / len(x))
+    torch.testing.assert_close(weights(ours), weights(naive), rtol=1e-4, atol=1e-5)
+    assert history.train["J"] == pytest.approx(means, rel=1e-4)
+
+
+def test_history_keeps_the_exact_relations(digits: tuple[Tensor, Tensor]) -> None:
+    history = run(vae(), digits, epochs=3)
+    assert len(history) == 3
+    for means in (history.train, history.validation):
+        j, recon, kl, bound = (torch.tensor(means[name]) for name in ("J", "J_recon", "J_KL", "elbo"))
+        torch.testing.assert_close(j, recon + kl)
+        torch.testing.assert_close(bound, elbo_from_loss(j, 0.2, 64, 2), rtol=1e-4, atol=1e-3)
+
+
+def test_training_lowers_j_on_held_out_digits(digits: tuple[Tensor, Tensor]) -> None:
+    history = run(vae(), digits, epochs=30, learning_rate=5e-3)
+    assert history.validation["J"][-1] < 0.7 * history.validation["J"][0]
+
+
+def test_same_seed_same_numbers_other_seed_others(digits: tuple[Tensor, Tensor]) -> None:
+    one, same, other = (run(vae(), digits, epochs=2, seed=s) for s in (0, 0, 1))
+    assert one == same
+    assert one.train["J"] != other.train["J"]
+
+
+def test_the_global_generator_is_neither_read_nor_moved(digits: tuple[Tensor, Tensor]) -> None:
+    torch.manual_seed(1)
+    one = run(vae(), digits, epochs=1)
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    assert run(vae(), digits, epochs=1) == one
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_no_epochs_train_nothing(digits: tuple[Tensor, Tensor]) -> None:
+    model = vae()
+    before = weights(model)
+    assert len(run(model, digits, epochs=0)) == 0
+    assert torch.equal(before, weights(model))
+
+
+def test_an_auto_encoder_trains_too(digits: tuple[Tensor, Tensor]) -> None:
+    history = train(AutoEncoder(64, 2), *digits, epochs=2, loss=reconstruction_loss)
+    assert history.train["J"] == history.train["J_recon"]
+
+
+def test_resume_continues_to_the_same_numbers(digits: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    whole, halves = vae(), vae()
+    file = tmp_path / "run.safetensors"
+    history = run(whole, digits, epochs=4)
+    assert len(run(halves, digits, epochs=2, checkpoint=file)) == 2
+    fresh = vae(seed=9)  # another process would start from other weights; the checkpoint replaces them
+    resumed = run(fresh, digits, epochs=4, checkpoint=file)
+    assert resumed == history
+    assert torch.equal(weights(fresh), weights(whole))
+    again = run(vae(), digits, epochs=4, checkpoint=file)  # nothing left to do
+    assert again == history
+
+
+def test_a_checkpoint_holds_no_code_and_leaves_no_part(digits: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    run(vae(), digits, epochs=1, checkpoint=tmp_path / "run.safetensors")
+    assert [p.name for p in tmp_path.iterdir()] == ["run.safetensors"]
+    header = (tmp_path / "run.safetensors").read_bytes()[8:9]
+    assert header == b"{"  # safetensors: a JSON header, then numbers; a pickle starts otherwise
+
+
+KILLED = textwrap.dedent("""
+    import sys, torch
+    from vaebook.data import load
+    from vaebook.models import mlp_vae
+    from vaebook.training import train
+    x = load("digits")
+    train(mlp_vae(64, 2, hidden=(16,)), x.train[:300], x.validation, epochs=10**6, batch_size=64, checkpoint=sys.argv[1])
+""")
+
+
+def test_a_run_killed_at_any_moment_leaves_a_whole_checkpoint(
+    digits: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    file = tmp_path / "run.safetensors"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(file)])
+    try:
+        while not file.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+    finally:
+        process.kill()  # SIGKILL: nothing inside can tidy up
+        process.wait()
+    history = resume_and_count(file, digits)
+    assert history.train["J"] == run(vae(), digits, epochs=len(history)).train["J"]
+
+
+def resume_and_count(file: Path, data: tuple[Tensor, Tensor]) -> History:
+    """One epoch more than the checkpoint has done, whatever that is."""
+    for epochs in range(1, 10_000):
+        try:
+            return run(vae(), data, epochs=epochs, checkpoint=file)
+        except ValueError as error:
+            if "epochs needs to be at least" not in str(error):
+                raise
+    raise AssertionError
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_a_checkpoint_cut_short(digits: tuple[Tensor, Tensor], tmp_path: Path, keep: int) -> None:
+    file = tmp_path / "run.safetensors"
+    run(vae(), digits, epochs=1, checkpoint=file)
+    cut = file.read_bytes()[:keep]
+    file.write_bytes(cut)
+    model = vae()
+    before = weights(model)
+    with pytest.raises(ValueError, match="is no whole checkpoint of this module"):
+        run(model, digits, epochs=2, checkpoint=file)
+    assert file.read_bytes() == cut  # nobody's file is overwritten
+    assert torch.equal(before, weights(model))
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "name"),
+    [
+        (vae(hidden=17), {}, "model"),
+        (mlp_vae(64, 2, hidden=(16,), sigma_dec=0.3), {}, "model"),
+        (vae().double(), {}, "dtype"),
+        (vae(), {"learning_rate": 2e-3}, "learning_rate"),
+        (vae(), {"seed": 1}, "seed"),
+        (vae(), {"n_samples": 2}, "n_samples"),
+    ],
+)
+def test_a_checkpoint_of_another_run(
+    digits: tuple[Tensor, Tensor], tmp_path: Path, model: VAE, options: dict[str, object], name: str
+) -> None:
+    file = tmp_path / "run.safetensors"
+    run(vae(), digits, epochs=1, checkpoint=file)
+    data = (digits[0].to(weights(model).dtype), digits[1].to(weights(model).dtype))
+    with pytest.raises(ValueError, match=f"comes from a run with another {name}:"):
+        run(model, data, epochs=2, checkpoint=file, **options)
+
+
+def test_a_checkpoint_that_is_further(digits: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    run(vae(), digits, epochs=3, checkpoint=tmp_path / "run.safetensors")
+    with pytest.raises(ValueError, match="epochs needs to be at least 3, done in .*, got 2"):
+        run(vae(), digits, epochs=2, checkpoint=tmp_path / "run.safetensors")
+
+
+def test_no_folder_for_the_checkpoint_is_said_before_training(
+    digits: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError, match="needs a folder that exists"):
+        run(vae(), digits, epochs=10**9, checkpoint=tmp_path / "missing" / "run.safetensors")
+
+
+def test_nan_ends_the_training_and_keeps_the_last_good_checkpoint(
+    digits: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    file = tmp_path / "run.safetensors"
+    run(vae(), digits, epochs=1, checkpoint=file)
+    good = file.read_bytes()
+    broken = digits[0].clone()
+    broken[0, 0] = float("nan")
+    with pytest.raises(FloatingPointError, match="J became nan in epoch 2; try a smaller learning_rate"):
+        run(vae(), (broken, digits[1]), epochs=2, checkpoint=file)
+    assert file.read_bytes() == good
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": -1}, "epochs needs to be at least 0, got -1"),
+        ({"batch_size": 0}, "batch_size needs to be at least 1, got 0"),
+        ({"n_samples": 0}, "n_samples needs to be at least 1, got 0"),
+        ({"learning_rate": 0.0}, "learning_rate needs a positive number, got 0.0"),
+        ({"learning_rate": float("nan")}, "learning_rate needs a positive number, got nan"),
+    ],
+)
+def test_settings_out_of_range(
+    digits: tuple[Tensor, Tensor], options: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(vae(), *digits, **{"epochs": 1, **options})  # type: ignore[arg-type]
+
+
+def test_the_model_comes_back_where_it_was(digits: tuple[Tensor, Tensor]) -> None:
+    model = vae()
+    run(model, digits, epochs=1)
+    assert next(model.parameters()).device.type == "cpu"
+    with torch.no_grad():
+        assert practical_loss(model, digits[1]).elbo.isfinite().all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU on this machine")
+def test_a_gpu_is_taken_by_itself(digits: tuple[Tensor, Tensor]) -> None:
+    torch.cuda.reset_peak_memory_stats()
+    run(vae(), digits, epochs=1)
+    assert torch.cuda.max_memory_allocated() > 0
+
+
+def test_progress_is_quiet_in_a_pipe_and_a_bar_in_a_terminal() -> None:
+    code = textwrap.dedent("""
+        from vaebook.data import load
+        from vaebook.models import mlp_vae
+        from vaebook.training import train
+        x = load("digits")
+        train(mlp_vae(64, 2), x.train, x.validation, epochs=3)
+    """)
+    piped = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert piped.stdout == piped.stderr == ""
+    terminal, ours = os.openpty()
+    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    subprocess.run([sys.executable, "-c", code], stderr=ours, check=True)
+    os.close(ours)
+    shown = os.read(terminal, 65536).decode()
+    os.close(terminal)
+    assert "3/3" in shown
+    assert "validation J" in shown

@@ -1,0 +1,214 @@
+"""Pictures of what a VAE learned: tensors in, Axes out.
+
+Nothing here samples, trains or draws a random number: adding a figure cannot change a result.
+"""
+
+import math
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.collections import EllipseCollection
+from torch import Tensor
+
+from vaebook.training import History
+
+STYLE = "vaebook.book"
+
+
+def use_style() -> None:
+    """Give all figures from here on the look of the book."""
+    plt.style.use(STYLE)
+
+
+def tile(images: Tensor, shape: tuple[int, int], columns: int) -> np.ndarray:
+    """Lay images ``(n, d)`` out row by row in one large picture, with a thin white frame round each.
+
+    >>> tile(torch.zeros(6, 64), (8, 8), columns=3).shape
+    (18, 27)
+    """
+    height, width = shape
+    if images.ndim != 2 or images.shape[1] != height * width:
+        raise ValueError(f"images needs shape (n, {height * width}) for {shape}, got {tuple(images.shape)}")
+    rows = math.ceil(len(images) / columns)
+    canvas = np.full((rows * (height + 1), columns * (width + 1)), np.nan)  # NaN shows as the white page
+    for k, image in enumerate(images.detach().cpu().reshape(-1, height, width).numpy()):
+        top, left = (k // columns) * (height + 1), (k % columns) * (width + 1)
+        canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def image_grid(
+    images: Tensor, shape: tuple[int, int], columns: int = 10, ax: Axes | None = None, title: str = ""
+) -> Axes:
+    """Show images ``(n, d)`` in a grid; 0 is white, 1 is black, and values beyond are clipped.
+
+    >>> image_grid(torch.rand(20, 64), (8, 8)).get_title()
+    ''
+    """
+    ax = axes_or_new(ax)
+    ax.imshow(tile(images, shape, columns), vmin=0, vmax=1)
+    ax.set_title(title)
+    ax.set_axis_off()
+    return ax
+
+
+def reconstructions(x: Tensor, f: Tensor, shape: tuple[int, int], ax: Axes | None = None) -> Axes:
+    """Data x ``(n, d)`` above what the decoder makes of them, f ``(n, d)``.
+
+    >>> reconstructions(torch.rand(9, 64), torch.rand(9, 64), (8, 8)).get_title()
+    'data above, reconstructions below'
+    """
+    if x.shape != f.shape:
+        raise ValueError(f"x and f need one shape, got {tuple(x.shape)} and {tuple(f.shape)}")
+    both = torch.cat([x, f])
+    return image_grid(both, shape, columns=len(x), ax=ax, title="data above, reconstructions below")
+
+
+def samples(f: Tensor, shape: tuple[int, int], ax: Axes | None = None) -> Axes:
+    """Decoded draws from the prior, f_θ(z) with z ~ π, shape ``(n, d)``.
+
+    >>> samples(torch.rand(20, 64), (8, 8)).get_title()
+    'decoded draws from the prior'
+    """
+    return image_grid(f, shape, ax=ax, title="decoded draws from the prior")
+
+
+def latent_map(
+    mu: Tensor, labels: Tensor | None = None, sigma: Tensor | None = None, ax: Axes | None = None
+) -> Axes:
+    """Where the encoder puts the data: μ ``(n, 2)``, coloured by class, with its one-σ ellipses if given.
+
+    The dashed circles hold 50 % and 95 % of the prior N(0, I_2).
+
+    >>> latent_map(torch.randn(30, 2), torch.arange(30) % 10).get_xlabel()
+    '$z_1$'
+    """
+    if mu.ndim != 2 or mu.shape[1] != 2:
+        raise ValueError(f"mu needs shape (n, 2), got {tuple(mu.shape)}; choose two latent dimensions")
+    ax = axes_or_new(ax, figsize=(6, 5))
+    points = mu.detach().cpu().numpy()
+    if sigma is not None:
+        widths = 2 * sigma.detach().cpu().numpy()
+        ax.add_collection(
+            EllipseCollection(
+                widths[:, 0], widths[:, 1], np.zeros(len(points)), units="xy", offsets=points,
+                offset_transform=ax.transData, facecolor="none", edgecolor="0.6", linewidth=0.4,
+            )
+        )  # fmt: skip
+    if labels is None:
+        ax.scatter(points[:, 0], points[:, 1], s=8)
+    else:
+        scatter_classes(points, labels.cpu().numpy(), ax)
+    angle = np.linspace(0, 2 * np.pi, 200)
+    for share in (0.5, 0.95):
+        radius = math.sqrt(-2 * math.log(1 - share))  # ‖z‖² is χ² with two degrees of freedom
+        ax.plot(radius * np.cos(angle), radius * np.sin(angle), color="0.3", linewidth=0.8, linestyle="--")
+    ax.set_aspect("equal")
+    ax.set_xlabel("$z_1$")
+    ax.set_ylabel("$z_2$")
+    return ax
+
+
+def scatter_classes(points: np.ndarray, labels: np.ndarray, ax: Axes) -> None:
+    """Points ``(n, 2)`` as the digit of their class, so that colour is never the only clue."""
+    colours = plt.get_cmap("tab10")
+    for label in np.unique(labels):
+        chosen = labels == label
+        ax.scatter(
+            points[chosen, 0],
+            points[chosen, 1],
+            s=22,
+            marker=f"${label}$",
+            color=colours(int(label) % 10),
+            linewidth=0.2,
+            label=str(label),
+        )
+
+
+def prior_quantiles(n: int, dtype: torch.dtype | None = None) -> Tensor:
+    """An n × n grid of latent points at the quantiles 1/2n, 3/2n, … of N(0, I_2), shape ``(n², 2)``.
+
+    Each point stands for the same share of the prior. Row by row from the top: z_1 grows to the right,
+    z_2 upwards, as in :func:`latent_map`.
+
+    >>> prior_quantiles(2)
+    tensor([[-0.6745,  0.6745],
+            [ 0.6745,  0.6745],
+            [-0.6745, -0.6745],
+            [ 0.6745, -0.6745]])
+    """
+    share = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    quantile = torch.special.ndtri(share).to(dtype or torch.get_default_dtype())
+    z_2, z_1 = torch.meshgrid(quantile.flip(0), quantile, indexing="ij")
+    return torch.stack([z_1, z_2], -1).reshape(-1, 2)  # (n, n, 2) -> (n², 2)
+
+
+def manifold(f: Tensor, shape: tuple[int, int], ax: Axes | None = None) -> Axes:
+    """The decoded :func:`prior_quantiles`, f ``(n², d)``, in their places: the manifold that z parametrises.
+
+    >>> manifold(torch.rand(100, 64), (8, 8)).get_xlabel()
+    '$z_1$, in quantiles of the prior'
+    """
+    n = math.isqrt(len(f))
+    if n * n != len(f):
+        raise ValueError(f"f needs n² rows, from prior_quantiles(n), got {len(f)}")
+    ax = axes_or_new(ax, figsize=(6, 6))
+    ax.imshow(tile(f, shape, columns=n), vmin=0, vmax=1, extent=(0, 1, 0, 1))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_ticks([0.1, 0.5, 0.9])
+    ax.set_xlabel("$z_1$, in quantiles of the prior")
+    ax.set_ylabel("$z_2$, in quantiles of the prior")
+    return ax
+
+
+def traversals(f: Tensor, shape: tuple[int, int], values: Sequence[float], ax: Axes | None = None) -> Axes:
+    """One latent coordinate a row, one value of it a column: f ``(m, len(values), d)``, the others fixed.
+
+    >>> traversals(torch.rand(3, 5, 64), (8, 8), [-2, -1, 0, 1, 2]).get_xlabel()
+    'value of the coordinate'
+    """
+    if f.ndim != 3 or f.shape[1] != len(values):
+        raise ValueError(f"f needs shape (m, {len(values)}, d), got {tuple(f.shape)}")
+    ax = image_grid(f.flatten(0, 1), shape, columns=len(values), ax=ax)
+    height, width = shape
+    ax.set_axis_on()
+    ax.spines[:].set_visible(False)
+    ax.set_xticks([(k + 0.5) * (width + 1) - 1 for k in range(len(values))], [f"{v:g}" for v in values])
+    ax.set_yticks(
+        [(j + 0.5) * (height + 1) - 1 for j in range(len(f))], [f"$z_{{{j + 1}}}$" for j in range(len(f))]
+    )
+    ax.tick_params(length=0)
+    ax.set_xlabel("value of the coordinate")
+    return ax
+
+
+def training_curves(history: History, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+    """J with its two parts, and 𝓛, over the epochs: training thin, validation thick.
+
+    >>> [ax.get_ylabel() for ax in training_curves(History())]
+    ['mean per image', '$\\\\mathcal{L}$ in nats per image']
+    """
+    if axes is None:
+        axes = plt.subplots(1, 2)[1]
+    left, right = axes
+    epochs = range(1, len(history) + 1)
+    names = {"J": "$J$", "J_recon": r"$J_\mathrm{recon}$", "J_KL": r"$J_\mathrm{KL}$"}
+    for k, (name, label) in enumerate(names.items()):
+        left.plot(epochs, history.train[name], color=f"C{k}", linewidth=0.8, alpha=0.7)
+        left.plot(epochs, history.validation[name], color=f"C{k}", label=label)
+    left.set_ylabel("mean per image")
+    right.plot(epochs, history.train["elbo"], color="C3", linewidth=0.8, alpha=0.7, label="training")
+    right.plot(epochs, history.validation["elbo"], color="C3", label="validation")
+    right.set_ylabel(r"$\mathcal{L}$ in nats per image")
+    for ax in (left, right):
+        ax.set_xlabel("epoch")
+        ax.legend()
+    return axes
+
+
+def axes_or_new(ax: Axes | None, figsize: tuple[float, float] | None = None) -> Axes:
+    """The given Axes, or those of a new figure."""
+    return plt.subplots(figsize=figsize)[1] if ax is None else ax
