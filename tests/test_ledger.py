@@ -1,0 +1,88 @@
+"""A check must pass what agrees, and above all fail what does not."""
+
+import json
+import subprocess
+import sys
+
+import nbformat
+import pytest
+import sympy
+import torch
+from nbclient import NotebookClient
+from vaebook.estimates import Estimate
+from vaebook.ledger import CheckFailed, check, record
+
+
+def test_equal_sides_pass_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    check("eq-a", torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0 + 1e-13]).double())
+    check("eq-b", 0.1 + 0.2, 0.3, kind="quadrature")
+    x = sympy.symbols("x")
+    check("eq-c", (x + 1) ** 2, x**2 + 2 * x + 1)
+    check("eq-d", Estimate(1.02, 0.01), 1.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == [
+        "✓ eq-a: exact", "✓ eq-b: quadrature", "✓ eq-c: symbolic", "✓ eq-d: Monte Carlo",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "options"),
+    [
+        (1.0, 1.0 + 1e-9, {}),
+        (torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.1]), {}),
+        (1.0, 1.0 + 1e-7, {"kind": "quadrature"}),
+        (1.0, 1.2, {"tolerance": 0.1}),
+        (float("nan"), 0.0, {}),
+        (float("nan"), float("nan"), {}),
+        (0.0, float("nan"), {"relation": "<="}),
+        (2.0, 1.0, {"relation": "<="}),
+        (1.0, 2.0, {"relation": ">="}),
+        (Estimate(1.06, 0.01), 1.0, {}),
+        (Estimate(0.94, 0.01), 1.0, {}),
+        (Estimate(1.06, 0.01), 1.0, {"relation": "<="}),
+        (Estimate(float("nan"), 0.01), 1.0, {}),
+        (Estimate(1.0, float("inf")), 1.0, {}),
+        (Estimate(1.0, 0.0), 2.0, {}),
+        (sympy.Symbol("x"), sympy.Symbol("y"), {}),
+    ],
+)
+def test_unequal_sides_raise_with_both(left: object, right: object, options: dict[str, object]) -> None:
+    with pytest.raises(CheckFailed, match=r"(?s)eq-a: .*left: .*right: "):
+        check("eq-a", left, right, **options)
+
+
+def test_bounds_hold_from_their_own_side() -> None:
+    check("eq-a", 1.0, 2.0, relation="<=")
+    check("eq-a", 2.0, 1.0, relation=">=")
+    check("eq-a", Estimate(0.5, 0.01), 1.0, relation="<=")
+
+
+def test_sides_of_different_shape_do_not_pass_by_broadcasting() -> None:
+    with pytest.raises(CheckFailed, match="shape"):
+        check("eq-a", torch.zeros(3), torch.zeros(3, 1))
+
+
+def test_record_refuses_what_is_not_finite() -> None:
+    with pytest.raises(ValueError, match="'kl-x' needs to be finite, got nan"):
+        record("kl-x", float("nan"))
+
+
+def test_in_a_notebook_both_leave_outputs_that_the_book_reads() -> None:
+    cell = nbformat.v4.new_code_cell(
+        "from vaebook.ledger import check, record\n"
+        "from vaebook.estimates import Estimate\n"
+        "check('eq-a', 1.0, 1.0)\nrecord('kl-x', -1.5, '.2f')\nrecord('kl-y', Estimate(2.0, 0.1))"
+    )
+    notebook = NotebookClient(nbformat.v4.new_notebook(cells=[cell]), kernel_name="python3").execute()
+    shown, x, y = notebook.cells[0].outputs
+    assert "{eq}`eq-a`" in shown.data["text/markdown"]
+    assert x.data["application/papermill.record/text/plain"] == "−1.50"
+    assert x.metadata["scrapbook"] == {"name": "kl-x", "mime_prefix": "application/papermill.record/"}
+    assert x.data["application/vnd.vaebook.record+json"] == {"name": "kl-x", "value": -1.5, "stderr": None}
+    assert y.data["application/vnd.vaebook.record+json"]["stderr"] == 0.1
+    json.dumps(notebook)  # plain data, all of it
+
+
+def test_importing_the_ledger_does_not_load_sphinx() -> None:
+    code = "import sys, vaebook.ledger; sys.exit(any(m in sys.modules for m in ('sphinx', 'myst_nb')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

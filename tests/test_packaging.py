@@ -1,0 +1,104 @@
+"""What surrounds the code: one list of dependencies, a lock without addresses, a wheel that installs."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import venv
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def locked() -> dict[str, str]:
+    """Package name to the first locked version."""
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", text, re.M)[::-1])
+
+
+def wanted() -> set[str]:
+    extras = [p for group in PROJECT["optional-dependencies"].values() for p in group]
+    return {re.split(r"[<>=!~ \[;]", p)[0].lower() for p in [*PROJECT["dependencies"], *extras]}
+
+
+def test_environment_yml_is_held_to_pyproject() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    python, pip, rest = environment["dependencies"]
+    assert python == f"python{PROJECT['requires-python']}"
+    assert pip == "pip"
+    extras = ",".join(sorted(PROJECT["optional-dependencies"]))
+    assert rest == {"pip": [f"-e .[{extras}]"]}  # every package comes from pyproject.toml, with its extras
+
+
+def test_the_lock_holds_every_dependency_with_hashes_and_no_address() -> None:
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    assert wanted() <= set(locked())
+    assert "://" not in text
+    entries = re.split(r"\n(?=\S)", text[text.index("\n", text.rindex("# ")) + 1 :].strip())
+    assert len(entries) > 100
+    assert all("--hash=sha256:" in entry for entry in entries)
+
+
+def test_torch_and_torchvision_are_a_pair() -> None:
+    torch, torchvision = (tuple(int(n) for n in locked()[p].split(".")) for p in ("torch", "torchvision"))
+    assert torchvision[0] == 0
+    assert torchvision[1] == torch[1] + 15  # 2.12 goes with 0.27, and so on since 2.0 with 0.15
+
+
+def test_the_citation_and_changelog_name_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == PROJECT["version"]
+    assert f"## {PROJECT['version']} — {citation['date-released']}" in (ROOT / "CHANGELOG.md").read_text(
+        encoding="utf-8"
+    )
+
+
+@pytest.fixture(scope="module")
+def empty_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel of this tree in an environment that holds nothing else."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"  # a copy: setuptools leaves its own folders beside what it builds
+    shutil.copytree(ROOT / "vaebook", source / "vaebook", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = folder.glob("vaebook-*.whl")
+    venv.create(folder / "env", with_pip=False)
+    bin_ = folder / "env" / ("Scripts" if sys.platform == "win32" else "bin")
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        f"--python={bin_ / 'python'}",
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--quiet",
+    ]
+    subprocess.run([*pip, str(wheel)], check=True)
+    return bin_
+
+
+def test_the_wheel_imports_in_an_empty_environment(empty_environment: Path) -> None:
+    code = "import vaebook, importlib.resources as r; print(vaebook.__version__, r.files(vaebook) / 'book.mplstyle')"
+    command = [empty_environment / "python", "-I", "-W", "error", "-c", code]
+    version, style = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split(
+        maxsplit=1
+    )
+    assert version == PROJECT["version"]
+    assert Path(style.strip()).is_file()
+    assert "site-packages" in style
+
+
+def test_help_needs_nothing_installed(empty_environment: Path) -> None:
+    shown = subprocess.run(
+        [empty_environment / "vaebook", "--help"], check=True, capture_output=True, text=True
+    ).stdout
+    assert "run" in shown
+    assert "build" in shown
