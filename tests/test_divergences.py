@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Independent, Normal, kl_divergence
+
 from vaebook.divergences import kl_diagonal, kl_monte_carlo, kl_quadrature, kl_to_prior
 from vaebook.gaussians import DiagonalGaussian
 from vaebook.quadrature import grid

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.collections import EllipseCollection
+
 from vaebook import figures
 from vaebook.training import History
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Independent, Normal
+
 from vaebook.estimates import monte_carlo
 from vaebook.gaussians import DiagonalGaussian
 from vaebook.quadrature import grid, log_integral

@@ -9,6 +9,7 @@ import pytest
 import sympy
 import torch
 from nbclient import NotebookClient
+
 from vaebook.estimates import Estimate
 from vaebook.ledger import CheckFailed, check, record
 

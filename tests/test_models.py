@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.distributions import Bernoulli, Independent, Normal
+
 from vaebook.models import (
     VAE,
     AutoEncoder,

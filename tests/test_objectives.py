@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Independent, Normal, kl_divergence
+
 from vaebook.models import VAE, AutoEncoder, BernoulliDecoder, Encoder, GaussianDecoder, mlp, mlp_vae, seeded
 from vaebook.objectives import elbo, elbo_from_loss, negative_elbo, practical_loss, reconstruction_loss
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from vaebook.quadrature import expectation, grid, log_integral
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+
 from vaebook.data import load
 from vaebook.models import VAE, AutoEncoder, mlp_vae
 from vaebook.objectives import elbo_from_loss, practical_loss, reconstruction_loss

@@ -88,7 +88,8 @@ def train(
     history, path = History(), Path(checkpoint) if checkpoint is not None else None
     run = {
         "model": str(model), "dtype": str(dtype), "device": device.type, "loss": loss.__name__,
-        "N": len(x_train), "batch_size": batch_size, "learning_rate": learning_rate, "n_samples": n_samples, "seed": seed,
+        "N": len(x_train), "batch_size": batch_size, "learning_rate": learning_rate,
+        "n_samples": n_samples, "seed": seed,
     }  # fmt: skip
     try:
         if path is not None:

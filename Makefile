@@ -1,0 +1,74 @@
+# Every target sets up its own environment in $(VENV) from requirements.lock where it is missing,
+# out of date or broken. `make help` lists the targets.
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+# Written last: a setup that was cut short is started again.
+LOCKED := $(VENV)/.locked
+INSTALLED := $(VENV)/.installed
+CODE := vaebook tests conftest.py
+
+.DEFAULT_GOAL := help
+.PHONY: help book test lab refresh lint lock clean distclean
+
+# A moved project or a removed Python leaves stamps beside an environment that no longer runs.
+ifneq ($(wildcard $(LOCKED)),)
+ifneq ($(shell $(BIN)/pip --version >/dev/null 2>&1 && echo runs),runs)
+.PHONY: $(LOCKED)
+endif
+endif
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+book: $(INSTALLED) ## execute what changed and render _build/html/index.html
+	@$(BIN)/vaebook build
+
+test: $(INSTALLED) ## unit tests, doctests, and every chapter against its stored outputs
+	@$(BIN)/pytest --nbval notebooks tests vaebook
+
+lab: $(INSTALLED) ## JupyterLab; a chapter's .md opens as a notebook, with the outputs of its pair
+	@$(BIN)/jupyter-lab --LabApp.default_url=/lab/tree/notebooks
+
+refresh: $(INSTALLED) ## store the outputs of every changed chapter in notebooks/*.ipynb
+	@$(BIN)/vaebook refresh
+
+lint: $(INSTALLED) ## style, types, and whether notebooks and their sources are in step
+	@$(BIN)/ruff check $(CODE) notebooks
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/mypy
+	@$(BIN)/vaebook refresh --check
+
+lock: ## write requirements.lock anew from pyproject.toml (needs uv)
+	@sed -n '/^#/p' requirements.lock > requirements.lock.new
+	@uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
+	    --no-emit-index-url --no-annotate --no-header pyproject.toml >> requirements.lock.new \
+	    || { rm -f requirements.lock.new; exit 1; }
+	@mv requirements.lock.new requirements.lock
+
+clean: ## remove the built book and all caches
+	@rm -rf _build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis requirements.lock.new
+	@find vaebook tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find notebooks -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environment as well
+	@if [ -f "$(VENV)/pyvenv.cfg" ]; then rm -rf "$(VENV)"; fi
+
+$(LOCKED): requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v < (3, 11) and sys.exit( \
+	    "vaebook needs Python 3.11 or later, $(PYTHON) is %d.%d: try make PYTHON=python3.12" % v)'
+	@if [ -n "$$(ls -A "$(VENV)" 2>/dev/null)" ] && [ ! -f "$(VENV)/pyvenv.cfg" ]; then \
+	    echo "$(VENV) is not a virtual environment, and setting one up would empty it" >&2; exit 1; fi
+	@echo "setting up $(VENV) from requirements.lock (a few minutes)"
+	@$(PYTHON) -m venv --clear "$(VENV)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $(LOCKED)
+
+$(INSTALLED): $(LOCKED) pyproject.toml
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@# Double-clicking a Markdown file opens the chapter it holds, here and in no other environment.
+	@$(BIN)/jupytext-config \
+	    --settings-file $(VENV)/etc/jupyter/labconfig/default_setting_overrides.json \
+	    set-default-viewer markdown myst
+	@touch $(INSTALLED)

@@ -1,0 +1,32 @@
+"""Settings every test shares: notebooks, unit tests and doctests alike.
+
+This file stands at the project's root because pytest applies a conftest to what lies below it, and
+nbval must compare the outputs of `notebooks/` by the rules of `tests/outputs.py` wherever it is
+started from. (`pytest_plugins` is also allowed nowhere else.)
+"""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+# `pytest notebooks --nbval` collects nothing in tests/, so nothing else would put it on the path.
+sys.path.insert(0, str(Path(__file__).parent / "tests"))
+pytest_plugins = ["pytester", "outputs"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # nbval starts each kernel in the notebook's folder, where a relative path means another place.
+    if data := os.environ.get("VAEBOOK_DATA"):
+        os.environ["VAEBOOK_DATA"] = str(Path(data).expanduser().absolute())
+    # Figures: no window here, and in the kernels the inline backend, which a kernel chooses only
+    # where the environment names no other.
+    matplotlib.use("agg")
+    os.environ.pop("MPLBACKEND", None)
+    if config.getoption("nbval", False):
+        # Builds the font cache of a fresh machine here: in a kernel it may take over five seconds,
+        # and matplotlib then says so on stderr, which is an output that the chapter does not have.
+        importlib.import_module("matplotlib.font_manager")
