@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -158,6 +159,8 @@ def is_current(run: Run) -> bool:
 
 def _execute_all(runs: Sequence[Run], jobs: int) -> list[str]:
     """Run each chapter in a process of its own, ``jobs`` at a time; return the failures."""
+    # On a fresh machine matplotlib builds a font cache and says so, which must not land in a chapter.
+    importlib.import_module("matplotlib.font_manager")
     # The later chapters train models and take longest: begin with them.
     waiting, running, failures = list(runs), list[_Child](), list[str]()
     try:
