@@ -63,6 +63,13 @@ def test_sides_of_different_shape_do_not_pass_by_broadcasting() -> None:
         check("eq-a", torch.zeros(3), torch.zeros(3, 1))
 
 
+def test_the_message_shows_the_entry_that_differs_most() -> None:
+    left, right = torch.zeros(3, 4), torch.zeros(3, 4)
+    left[1, 2], left[2, 0] = 0.5, 0.25
+    with pytest.raises(CheckFailed, match=r"left:  0\.5\nright: 0\.0"):
+        check("eq-a", left, right)
+
+
 def test_record_refuses_what_is_not_finite() -> None:
     with pytest.raises(ValueError, match="'kl-x' needs to be finite, got nan"):
         record("kl-x", float("nan"))
@@ -77,7 +84,7 @@ def test_in_a_notebook_both_leave_outputs_that_the_book_reads() -> None:
     notebook = NotebookClient(nbformat.v4.new_notebook(cells=[cell]), kernel_name="python3").execute()
     shown, x, y = notebook.cells[0].outputs
     assert "{eq}`eq-a`" in shown.data["text/markdown"]
-    assert x.data["application/papermill.record/text/plain"] == "−1.50"
+    assert x.data["application/papermill.record/text/plain"] == "'−1.50'"
     assert x.metadata["scrapbook"] == {"name": "kl-x", "mime_prefix": "application/papermill.record/"}
     assert x.data["application/vnd.vaebook.record+json"] == {"name": "kl-x", "value": -1.5, "stderr": None}
     assert y.data["application/vnd.vaebook.record+json"]["stderr"] == 0.1

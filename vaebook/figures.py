@@ -106,6 +106,7 @@ def latent_map(
     for share in (0.5, 0.95):
         radius = math.sqrt(-2 * math.log(1 - share))  # ‖z‖² is χ² with two degrees of freedom
         ax.plot(radius * np.cos(angle), radius * np.sin(angle), color="0.3", linewidth=0.8, linestyle="--")
+    ax.margins(0.1)  # room for the outermost ellipses
     ax.set_aspect("equal")
     ax.set_xlabel("$z_1$")
     ax.set_ylabel("$z_2$")

@@ -52,7 +52,7 @@ def check(
         tolerance: in place of the default for this kind; say in a comment where it comes from.
 
     Raises:
-        CheckFailed: with both sides.
+        CheckFailed: with both sides, at the entry where they differ most.
 
     >>> check("eq-example", 0.1 + 0.2, 0.3)
     ✓ eq-example: exact, deviation 6e-17, tolerance 1e-10
@@ -69,22 +69,25 @@ def check(
         left, right = (torch.as_tensor(side, dtype=torch.float64).detach() for side in (left, right))
         if left.shape != right.shape and 1 not in (left.numel(), right.numel()):
             raise CheckFailed(f"{label}: left has shape {tuple(left.shape)}, right has {tuple(right.shape)}")
-        deviation = largest_deviation(left, right, relation)
+        deviations = relative_deviations(left, right, relation)
+        worst = deviations.argmax()  # of NaN too: argmax takes NaN for the largest
+        deviation = deviations.flatten()[worst].item()
         ok, kind_shown = deviation <= allowed, kind
         detail = f"deviation {deviation:.0e}, tolerance {allowed:.0e}"
+        left, right = (side.expand(deviations.shape).flatten()[worst].item() for side in (left, right))
     if not ok:
         raise CheckFailed(f"{label}: {kind_shown}, {detail}\nleft:  {left}\nright: {right}")
     show(label, f"{kind_shown}, {detail}")
 
 
-def largest_deviation(left: Tensor, right: Tensor, relation: Relation = "=") -> float:
-    """max |left − right| / max(1, |right|); for a bound only what breaks it counts. NaN stays NaN: no pass.
+def relative_deviations(left: Tensor, right: Tensor, relation: Relation = "=") -> Tensor:
+    """|left − right| / max(1, |right|), entry by entry; for a bound only what breaks it counts.
 
-    >>> largest_deviation(torch.tensor([1.0, 200.0]), torch.tensor([1.5, 100.0]))
-    1.0
+    >>> relative_deviations(torch.tensor([1.0, 200.0]), torch.tensor([1.5, 100.0]))
+    tensor([0.3333, 1.0000])
     """
     difference = {"=": (left - right).abs(), "<=": left - right, ">=": right - left}[relation]
-    return (difference.clamp(min=0) / right.abs().clamp(min=1)).max().item()
+    return difference.clamp(min=0) / right.abs().clamp(min=1)  # clamp hands NaN on, and NaN never passes
 
 
 def signed_excess(z: float, relation: Relation) -> float:
@@ -118,7 +121,7 @@ def record(name: str, value: float | Tensor | Estimate, form: str = ".4g") -> No
     Raises:
         ValueError: the value is not finite; a claim cannot rest on it.
     """
-    number = value.value if isinstance(value, Estimate) else float(value)
+    number = value.value if isinstance(value, Estimate) else float(torch.as_tensor(value).detach())
     stderr = value.stderr if isinstance(value, Estimate) else None
     if not math.isfinite(number):
         raise ValueError(f"value of {name!r} needs to be finite, got {number}")
@@ -130,7 +133,7 @@ def record(name: str, value: float | Tensor | Estimate, form: str = ".4g") -> No
     # myst-nb's "glue" looks for these two keys; importing it here would load all of Sphinx into the kernel.
     prefix = "application/papermill.record/"
     bundle = {
-        prefix + "text/plain": text,
+        prefix + "text/plain": repr(text),  # it is read as a Python literal: bare, 1.500 would lose its zeros
         "application/vnd.vaebook.record+json": {"name": name, "value": number, "stderr": stderr},
     }
     glue = {"scrapbook": {"name": name, "mime_prefix": prefix}}
