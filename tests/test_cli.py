@@ -105,7 +105,8 @@ def test_wrong_usage_touches_nothing(
         raise AssertionError("something was executed")
 
     monkeypatch.setattr(cli, "execute", never)
-    monkeypatch.setattr("vaebook.runner.book.subprocess.Popen", never)
+    monkeypatch.setattr("vaebook.runner.book._Child", never)
+    monkeypatch.setattr("vaebook.runner.book.render", never)
     before = tree(project)
     assert cli.main(words) == 2
     assert said in capsys.readouterr().err

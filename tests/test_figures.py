@@ -1,5 +1,7 @@
 """Figures show the tensors that went in, and draw no random numbers."""
 
+from collections.abc import Iterator
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -11,7 +13,10 @@ from vaebook.training import History
 
 
 @pytest.fixture(autouse=True)
-def close_figures() -> None:
+def figures_of_its_own() -> Iterator[None]:
+    """No test sees the figures or the style of another."""
+    with plt.rc_context():
+        yield
     plt.close("all")
 
 
@@ -65,7 +70,7 @@ def test_manifold_and_traversals_label_their_axes() -> None:
     ax = figures.manifold(images(9), (3, 4))
     assert ax.get_ylabel() == "$z_2$, in quantiles of the prior"
     ax = figures.traversals(images(6).reshape(2, 3, 12), (3, 4), [-1.5, 0, 1.5])
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["-1.5", "0", "1.5"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["$-1.5$", "$0$", "$1.5$"]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["$z_{1}$", "$z_{2}$"]
 
 
