@@ -84,6 +84,9 @@ def test_in_a_notebook_both_leave_outputs_that_the_book_reads() -> None:
     notebook = NotebookClient(nbformat.v4.new_notebook(cells=[cell]), kernel_name="python3").execute()
     shown, x, y = notebook.cells[0].outputs
     assert "{eq}`eq-a`" in shown.data["text/markdown"]
+    assert shown.metadata["vaebook"]["check"] == {
+        "label": "eq-a", "kind": "exact", "deviation": "0e+00", "tolerance": "1e-10",
+    }  # fmt: skip
     assert x.data["application/papermill.record/text/plain"] == "'−1.50'"
     assert x.metadata["scrapbook"] == {"name": "kl-x", "mime_prefix": "application/papermill.record/"}
     assert x.data["application/vnd.vaebook.record+json"] == {"name": "kl-x", "value": -1.5, "stderr": None}

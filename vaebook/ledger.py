@@ -59,11 +59,13 @@ def check(
     """
     if isinstance(left, sympy.Basic) or isinstance(right, sympy.Basic):
         difference = sympy.simplify(left - right)
-        ok, kind_shown, detail = difference == 0, "symbolic", f"difference {difference}"
+        ok, kind_shown = difference == 0, "symbolic"
+        found, limit, detail = str(difference), "0", f"difference {difference}"
     elif isinstance(left, Estimate):
         z = signed_excess(left.z_score(float(right)), relation)
         ok, kind_shown = z <= MAX_Z and math.isfinite(left.stderr), "Monte Carlo"
-        detail = f"{left} against {float(right):.6g}, z = {z:.1f}"
+        found, limit = f"z = {z:.1f}", f"{MAX_Z:.0f}"
+        detail = f"{left} against {float(right):.6g}, {found}"
     else:
         allowed = TOLERANCE[kind] if tolerance is None else tolerance
         left, right = (torch.as_tensor(side, dtype=torch.float64).detach() for side in (left, right))
@@ -73,11 +75,12 @@ def check(
         worst = deviations.argmax()  # of NaN too: argmax takes NaN for the largest
         deviation = deviations.flatten()[worst].item()
         ok, kind_shown = deviation <= allowed, kind
-        detail = f"deviation {deviation:.0e}, tolerance {allowed:.0e}"
+        found, limit = f"{deviation:.0e}", f"{allowed:.0e}"
+        detail = f"deviation {found}, tolerance {limit}"
         left, right = (side.expand(deviations.shape).flatten()[worst].item() for side in (left, right))
     if not ok:
         raise CheckFailed(f"{label}: {kind_shown}, {detail}\nleft:  {left}\nright: {right}")
-    show(label, f"{kind_shown}, {detail}")
+    show(label, detail, {"kind": kind_shown, "deviation": found, "tolerance": limit})
 
 
 def relative_deviations(left: Tensor, right: Tensor, relation: Relation = "=") -> Tensor:
@@ -95,17 +98,22 @@ def signed_excess(z: float, relation: Relation) -> float:
     return {"=": abs(z), "<=": z, ">=": -z}[relation]
 
 
-def show(label: str, detail: str) -> None:
-    """One line: Markdown with a link to the equation for the book, HTML for JupyterLab, text elsewhere."""
+def show(label: str, detail: str, outcome: dict[str, str]) -> None:
+    """One line: Markdown with links for the book, HTML for JupyterLab, text elsewhere.
+
+    In the book the tick leads to the page of checks and the number to the equation. The outcome is kept
+    as plain data too, in the output's metadata, from which the build writes that page.
+    """
+    line = f"{outcome['kind']}, {detail}"
+    if not in_notebook():
+        print(f"✓ {label}: {line}")
+        return
     bundle = {
-        "text/plain": f"✓ {label}: {detail}",
-        "text/markdown": f"✓ {{eq}}`{label}` · {detail}",
-        "text/html": f"✓ <code>{html.escape(label)}</code> · {html.escape(detail)}",
+        "text/plain": f"✓ {label}: {line}",
+        "text/markdown": f"[✓](#checked-{label}) {{eq}}`{label}` · {line}",
+        "text/html": f"✓ <code>{html.escape(label)}</code> · {html.escape(line)}",
     }
-    if in_notebook():
-        display(bundle, raw=True)
-    else:
-        print(bundle["text/plain"])
+    display(bundle, raw=True, metadata={"vaebook": {"check": {"label": label, **outcome}}})
 
 
 def record(name: str, value: float | Tensor | Estimate, form: str = ".4g") -> None:

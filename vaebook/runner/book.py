@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from vaebook.runner import checks
 from vaebook.runner.chapters import (
     Book,
     Parameter,
@@ -291,6 +292,24 @@ def _stage(book: Book, stage: Path) -> None:
     for source in book.chapters:
         run = Run(source, book.root)
         shutil.copyfile(run.out, stage / "notebooks" / run.out.name)
+    if (stage / "checks.md").is_file():
+        _write_checks(book, stage / "checks.md")
+
+
+def _write_checks(book: Book, target: Path) -> None:
+    """Fill the page of checks with what the executed chapters compared.
+
+    Raises:
+        RunFailed: if a label stands twice, or a check names an equation that is not there.
+    """
+    chapters = []
+    for source in book.chapters:
+        executed = json.loads(Run(source, book.root).out.read_text(encoding="utf-8"))
+        chapters.append(checks.read(source.stem, executed))
+    try:
+        target.write_text(checks.page(target.read_text(encoding="utf-8"), chapters), encoding="utf-8")
+    except checks.ChecksDisagree as error:
+        raise RunFailed(str(error)) from None
 
 
 def _run_sphinx(stage: Path, target: Path) -> Path:

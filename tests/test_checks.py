@@ -1,0 +1,57 @@
+"""The page of checks says what was checked, and refuses labels that do not fit together."""
+
+from typing import Any
+
+import pytest
+
+from vaebook.runner.checks import MARK, ChecksDisagree, page, read, unchecked
+
+
+def check(label: str) -> dict[str, Any]:
+    outcome = {"label": label, "kind": "exact", "deviation": "2e-16", "tolerance": "1e-10"}
+    return {"output_type": "display_data", "data": {}, "metadata": {"vaebook": {"check": outcome}}}
+
+
+def notebook(labels: list[str], checked: list[str]) -> dict[str, Any]:
+    text = [f"```{{math}}\n:label: {label}\n\nx = x\n```\n" for label in labels]
+    code = {"cell_type": "code", "source": [], "outputs": [check(label) for label in checked]}
+    return {"cells": [{"cell_type": "markdown", "source": text}, code]}
+
+
+def test_every_check_has_a_row_and_every_equation_one_anchor() -> None:
+    one = read("01_one", notebook(["def-a", "eq-a", "eq-b"], ["eq-a", "eq-b", "eq-a"]))
+    two = read("02_two", notebook(["eq-c"], ["eq-c", "eq-a"]))
+    written = page(f"Before.\n\n{MARK}\n", [one, two])
+    assert "**3 of 3 claims are checked in their own chapter, 100 %,** by 5 checks." in written
+    assert written.count("(checked-eq-a)=") == written.count("(checked-eq-c)=") == 1
+    assert written.count("{eq}`eq-a`") == 3
+    assert "checked-def-a" not in written
+    assert "{doc}`notebooks/02_two`" in written
+    assert "2e-16" in written
+    assert MARK not in written
+
+
+def test_a_claim_without_a_check_lowers_the_coverage_and_is_named() -> None:
+    one = read("01_one", notebook(["eq-a", "eq-b"], ["eq-a"]))
+    assert unchecked([one]) == ["eq-b"]
+    assert "1 of 2 claims are checked in their own chapter, 50 %" in page(MARK, [one])
+    assert "Without a check in this build: {eq}`eq-b`." in page(MARK, [one])
+
+
+def test_a_check_in_another_chapter_does_not_count() -> None:
+    chapters = [read("01_one", notebook(["eq-a"], [])), read("02_two", notebook([], ["eq-a"]))]
+    assert unchecked(chapters) == ["eq-a"]
+
+
+@pytest.mark.parametrize(
+    ("chapters", "said"),
+    [
+        ([(["eq-a"], ["eq-a", "eq-z"])], "not there: eq-z"),
+        ([(["eq-a"], []), (["eq-a"], [])], "twice: eq-a"),
+    ],
+)
+def test_labels_that_do_not_fit_stop_the_build(
+    chapters: list[tuple[list[str], list[str]]], said: str
+) -> None:
+    with pytest.raises(ChecksDisagree, match=said):
+        page(MARK, [read(f"{k:02d}", notebook(*c)) for k, c in enumerate(chapters)])
