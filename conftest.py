@@ -10,12 +10,18 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import matplotlib
 import pytest
 
 # `pytest notebooks --nbval` collects nothing in tests/, so nothing else would put it on the path.
 sys.path.insert(0, str(Path(__file__).parent / "tests"))
 pytest_plugins = ["pytester", "outputs"]
+
+
+# The same examples at every run, and no limit on their time: a busy machine is no failure.
+hypothesis.settings.register_profile("book", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("book")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -13,7 +13,7 @@ def check(label: str) -> dict[str, Any]:
 
 
 def notebook(labels: list[str], checked: list[str]) -> dict[str, Any]:
-    text = [f"```{{math}}\n:label: {label}\n\nx = x\n```\n" for label in labels]
+    text = ["(ch-x)=\n# A title\n"] + [f"```{{math}}\n:label: {label}\n\nx = x\n```\n" for label in labels]
     code = {"cell_type": "code", "source": [], "outputs": [check(label) for label in checked]}
     return {"cells": [{"cell_type": "markdown", "source": text}, code]}
 
@@ -28,6 +28,7 @@ def test_every_check_has_a_row_and_every_equation_one_anchor() -> None:
     assert "checked-def-a" not in written
     assert "{doc}`notebooks/02_two`" in written
     assert "2e-16" in written
+    assert written.count("## A title") == 2
     assert MARK not in written
 
 

@@ -7,7 +7,7 @@ import pytest
 
 FLOORS = [
     {"gaussians", "data", "estimates", "quadrature"},
-    {"divergences", "models", "ledger"},
+    {"divergences", "linear", "models", "ledger"},
     {"objectives"},
     {"training"},
     {"figures"},

@@ -10,6 +10,7 @@ from typing import Any
 
 # The page's source holds this line where the tables go.
 MARK = "<!-- the checks of this build -->"
+TITLE = re.compile(r"^# (.+)$", re.M)
 LABEL = re.compile(r"^:label: *((?:eq|def)-[a-z0-9-]+) *$", re.M)
 
 
@@ -19,23 +20,26 @@ class ChecksDisagree(Exception):
 
 @dataclass(frozen=True)
 class Chapter:
-    """One executed chapter: its stem, its equations' labels in order, and its checks by label."""
+    """One executed chapter: its stem and title, its equations' labels in order, its checks by label."""
 
     stem: str
+    title: str
     labels: tuple[str, ...]
     checks: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
 
 def read(stem: str, notebook: Mapping[str, Any]) -> Chapter:
     """The labels in a chapter's text and the checks in its outputs, from the JSON of its .ipynb."""
-    labels, checks = [], dict[str, list[Mapping[str, Any]]]()
+    title, labels, checks = "", [], dict[str, list[Mapping[str, Any]]]()
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
-            labels += LABEL.findall("".join(cell["source"]))
+            text = "".join(cell["source"])
+            title = title or next(iter(TITLE.findall(text)), "")
+            labels += LABEL.findall(text)
         for output in cell.get("outputs", []):
             if check := output.get("metadata", {}).get("vaebook", {}).get("check"):
                 checks.setdefault(check["label"], []).append(check)
-    return Chapter(stem, tuple(labels), checks)
+    return Chapter(stem, title or stem, tuple(labels), checks)
 
 
 def unchecked(chapters: Sequence[Chapter]) -> list[str]:
@@ -75,7 +79,9 @@ def page(text: str, chapters: Sequence[Chapter]) -> str:
 def _table(chapter: Chapter) -> str:
     """A section with one row a check; the first row of an equation is where its ticks point to."""
     lines = [
-        f"## {{doc}}`notebooks/{chapter.stem}`",
+        f"## {chapter.title}",
+        "",
+        f"The ticks of {{doc}}`notebooks/{chapter.stem}`.",
         "",
         ":::{list-table}",
         ":header-rows: 1",

@@ -1,0 +1,131 @@
+"""Small mistakes put into the module's mathematics, one at a time, to see whether the tests notice: `python tests/mutants.py`.
+
+Each line of `MUTANTS` is a slip that somebody could make: a sign, a factor, a dropped constant, a mean for a sum,
+log σ for log σ², a wrong axis. The tests that mirror the module have to fail on it; a survivor means a missing test.
+
+The interpreter loads torch once and forks for each mutant, which then imports a changed copy of the package.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+# module, what stands there, what a slip would make of it
+MUTANTS = [
+    ("gaussians", "return self.mu + self.sigma * epsilon", "return self.mu - self.sigma"),
+    ("gaussians", "return self.mu + self.sigma * epsilon", "return self.mu + self.sigma**2 * epsilon"),
+    ("gaussians", "return self.mu + self.sigma * epsilon", "return self.mu + self.log_sigma * epsilon"),
+    ("gaussians", "return self.mu + self.sigma * epsilon", "return (self.mu + self.sigma * epsilon).detach()"),
+    ("gaussians", "return self.log_sigma.exp()", "return (0.5 * self.log_sigma).exp()"),
+    ("gaussians", "(-self.log_sigma).exp()", "(-2 * self.log_sigma).exp()"),
+    ("gaussians", "(-0.5 * standardised.square() - ", "(0.5 * standardised.square() - "),
+    ("gaussians", "(-0.5 * standardised.square() - ", "(-standardised.square() - "),
+    ("gaussians", "- self.log_sigma - 0.5 * LOG_2PI", "+ self.log_sigma - 0.5 * LOG_2PI"),
+    ("gaussians", "- self.log_sigma - 0.5 * LOG_2PI", "- self.log_sigma"),
+    ("gaussians", "- self.log_sigma - 0.5 * LOG_2PI", "- self.log_sigma - LOG_2PI"),
+    ("gaussians", "- self.log_sigma - 0.5 * LOG_2PI).sum(-1)", "- self.log_sigma - 0.5 * LOG_2PI).mean(-1)"),
+    ("gaussians", "- self.log_sigma - 0.5 * LOG_2PI).sum(-1)", "- self.log_sigma - 0.5 * LOG_2PI).sum(0)"),
+    ("gaussians", "0.5 * (1 + LOG_2PI)).sum(-1)", "0.5 * LOG_2PI).sum(-1)"),
+    ("gaussians", "(self.log_sigma + 0.5 * (1 + LOG_2PI)", "(0.5 * self.log_sigma + 0.5 * (1 + LOG_2PI)"),
+    ("gaussians", "(self.log_sigma + 0.5 * (1 + LOG_2PI)).sum(-1)", "(self.log_sigma + 0.5 * (1 + LOG_2PI)).mean(-1)"),
+    ("estimates", "draws.std() / math.sqrt(draws.numel())", "draws.std()"),
+    ("estimates", "draws.std() / math.sqrt(draws.numel())", "draws.std(correction=0) / math.sqrt(draws.numel())"),
+    ("estimates", "error = self.value - truth", "error = truth - self.value"),
+    ("quadrature", "step = (high - low) / (n - 1)", "step = (high - low) / n"),
+    ("quadrature", "m * math.log(step)", "math.log(step)"),
+    ("quadrature", "log_f.logsumexp(-1) + on.log_volume", "log_f.logsumexp(-1) - on.log_volume"),
+    ("quadrature", "weight * f, torch", "f, torch"),
+    ("divergences", "- 2 * log_sigma - 1).sum(-1)", "- log_sigma - 1).sum(-1)"),
+    ("divergences", "- 2 * log_sigma - 1).sum(-1)", "- mu.shape[-1] * log_sigma - 1).sum(-1)"),
+    ("divergences", "- 2 * log_sigma - 1).sum(-1)", "- 2 * log_sigma).sum(-1)"),
+    ("divergences", "- 2 * log_sigma - 1).sum(-1)", "- 2 * log_sigma - 1).mean(-1)"),
+    ("divergences", "0.5 * (mu.square() + (2 * log_sigma).exp()", "(mu.square() + (2 * log_sigma).exp()"),
+    ("divergences", "0.5 * (mu.square() + (2 * log_sigma).exp()", "0.5 * (mu.square() + log_sigma.exp()"),
+    ("divergences", "0.5 * (mu.square() + (2 * log_sigma).exp()", "0.5 * (mu + (2 * log_sigma).exp()"),
+    ("divergences", "log_ratio = q.log_sigma - p.log_sigma", "log_ratio = p.log_sigma - q.log_sigma"),
+    ("divergences", "(q.mu - p.mu) * (-p.log_sigma).exp()", "(q.mu - p.mu) * (-q.log_sigma).exp()"),
+    ("divergences", "distance.square() - 1) - log_ratio", "distance.square() - 1) + log_ratio"),
+    ("divergences", "at_q - log_p(on.points)", "log_p(on.points) - at_q"),
+    ("divergences", "q.log_prob(z) - log_p(z)", "-log_p(z)"),
+    ("models", "mu, log_sigma = self.network(x).chunk(2, dim=-1)", "log_sigma, mu = self.network(x).chunk(2, dim=-1)"),
+    ("models", "return DiagonalGaussian(mu, log_sigma)", "return DiagonalGaussian(mu, 0.5 * log_sigma)"),
+    ("models", "self.network(z), self.log_sigma_dec)", "self.network(z), 2 * self.log_sigma_dec)"),
+    ("models", "Independent(Bernoulli(logits=self.network(z)", "Independent(Bernoulli(logits=-self.network(z)"),
+    ("models", "return nn.Sequential(*layers[:-1])", "return nn.Sequential(*layers)"),
+    ("models", "torch.manual_seed(seed)", "torch.manual_seed(0)"),
+    ("objectives", "return log_likelihood - kl_to_prior(q)", "return log_likelihood + kl_to_prior(q)"),
+    ("objectives", "log_prob(x).mean(0)  # (L, B) -> (B,)\n    return", "log_prob(x).sum(0)\n    return"),
+    ("objectives", ".square().sum(-1).mean(0)", ".square().mean(-1).mean(0)"),
+    ("objectives", ".square().sum(-1).mean(0)", ".square().sum(-1).sum(0)"),
+    ("objectives", "kl = sigma_dec**2 * (", "kl = sigma_dec * ("),
+    ("objectives", "- 2 * q.log_sigma).sum(-1)", "- model.latent_dim * q.log_sigma).sum(-1)"),
+    ("objectives", "- 2 * q.log_sigma).sum(-1)", "- 2 * q.log_sigma).mean(-1)"),
+    ("objectives", "reconstruction = -model.decode(z)", "reconstruction = model.decode(z)"),
+    ("objectives", "Loss(reconstruction, kl, -(reconstruction + kl))", "Loss(reconstruction, kl, kl - reconstruction)"),
+    ("objectives", "(latent_dim - d * math.log(", "(latent_dim - math.log("),
+    ("objectives", "(latent_dim - d * math.log(2 * math.pi * variance))", "(-d * math.log(2 * math.pi * variance))"),
+    ("objectives", "(constant - loss) / (2 * variance)", "(constant - loss) / variance"),
+    ("training", "(terms.reconstruction + terms.kl).mean().backward()", "(terms.reconstruction + terms.kl).sum().backward()"),
+    ("training", "(terms.reconstruction + terms.kl).mean().backward()", "terms.reconstruction.mean().backward()"),
+    ("training", "optimiser.zero_grad()\n", "pass\n"),
+    ("training", "return totals / len(x)", "return totals"),
+    ("training", "manual_seed(seed + 1)", "manual_seed(len(x))"),
+    ("training", "generator.set_state(tensors[\"generator\"])", "pass"),
+]  # fmt: skip
+
+
+def mutate(folder: Path, module: str, old: str, new: str) -> None:
+    """A copy of the package in ``folder`` with one slip in one module."""
+    shutil.copytree(ROOT / "vaebook", folder / "vaebook", ignore=shutil.ignore_patterns("__pycache__"))
+    file = folder / "vaebook" / f"{module}.py"
+    text = file.read_text(encoding="utf-8")
+    if old not in text:
+        raise SystemExit(f"tests/mutants.py: {module}.py no longer holds {old!r}")
+    file.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def fails(module: str, old: str, new: str) -> bool:
+    """Whether the mirrored tests, run in a fork, fail on the mutant. An error in collecting them is no catch."""
+    with tempfile.TemporaryDirectory() as name:
+        mutate(Path(name), module, old, new)
+        child = os.fork()
+        if child == 0:
+            sys.path.insert(0, name)
+            silence = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silence, 1)
+            os.dup2(silence, 2)
+            import pytest
+
+            import vaebook
+
+            assert vaebook.__file__.startswith(name)
+            tests = str(ROOT / "tests" / f"test_{module}.py")
+            os._exit(pytest.main([tests, "-x", "-q", "-p", "no:cacheprovider", "-p", "no:nbval"]))
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
+
+def main() -> int:
+    os.environ["OMP_NUM_THREADS"] = "1"  # a fork cannot share its parent's threads
+    import hypothesis  # noqa: F401
+    import sklearn.datasets  # noqa: F401
+    import torch.optim  # noqa: F401
+
+    for module, old in {module: old for module, old, _ in MUTANTS}.items():
+        if fails(module, old, old):  # without this a broken set-up would pass for a row of catches
+            raise SystemExit(f"tests/test_{module}.py fails on the module as it is; mend that first")
+    survivors = 0
+    for mutant in MUTANTS:
+        caught = fails(*mutant)
+        survivors += not caught
+        module, old, new = mutant
+        print(f"{'caught  ' if caught else 'SURVIVED'} {module}: {old!r} -> {new!r}", flush=True)
+    print(f"{len(MUTANTS) - survivors} of {len(MUTANTS)} mutants caught")
+    return min(survivors, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
