@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 CODE := vaebook tests conftest.py
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-portable lab refresh lint lock clean distclean
+.PHONY: help book test test-portable mutants lab refresh lint lock clean distclean
 
 # A moved project or a removed Python leaves stamps beside an environment that no longer runs.
 ifneq ($(wildcard $(LOCKED)),)
@@ -31,6 +31,9 @@ test: $(INSTALLED) ## unit tests, doctests, and every chapter against its stored
 test-portable: $(INSTALLED) ## the stored outputs again, as one thread of an older processor computes them
 	@OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 \
 	    OPENBLAS_CORETYPE=Nehalem $(BIN)/pytest --nbval notebooks
+
+mutants: $(INSTALLED) ## put small mistakes into the mathematics and see that the tests notice (7 minutes)
+	@$(BIN)/python tests/mutants.py
 
 lab: $(INSTALLED) ## JupyterLab; a chapter's .md opens as a notebook, with the outputs of its pair
 	@$(BIN)/jupyter-lab --LabApp.default_url=/lab/tree/notebooks

@@ -110,7 +110,6 @@ def fails(module: str, old: str, new: str) -> bool:
 
 def main() -> int:
     os.environ["OMP_NUM_THREADS"] = "1"  # a fork cannot share its parent's threads
-    import hypothesis  # noqa: F401
     import sklearn.datasets  # noqa: F401
     import torch.optim  # noqa: F401
 

@@ -15,6 +15,13 @@ def test_against_numpy() -> None:
     assert estimate.stderr == pytest.approx(flat.std(ddof=1) / np.sqrt(flat.size))
 
 
+def test_a_z_score_is_positive_above_the_truth() -> None:
+    assert Estimate(2.0, 0.5).z_score(1.0) == 2.0
+    assert Estimate(0.5, 0.5).z_score(1.0) == -1.0
+    assert Estimate(1.0, 0.0).z_score(1.0) == 0.0
+    assert Estimate(0.9, 0.0).z_score(1.0) == -float("inf")
+
+
 def test_one_draw_has_no_standard_error() -> None:
     with pytest.raises(ValueError, match="at least 2 draws .* got 1"):
         monte_carlo(torch.zeros(1))

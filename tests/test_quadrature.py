@@ -27,6 +27,14 @@ def test_points_of_a_plane_are_all_pairs() -> None:
     assert {tuple(p) for p in points.tolist()} == {(a, b) for a in (0, 0.5, 1) for b in (0, 0.5, 1)}
 
 
+def test_expectation_weighs_by_the_density() -> None:
+    on = grid(-20, 20, 401)
+    z = on.points[:, 0]
+    log_p = -0.5 * ((z - 1) / 2).square() - 0.5 * math.log(2 * math.pi * 4)  # N(1, 2²)
+    assert expectation(log_p, z, on).item() == pytest.approx(1, abs=1e-12)
+    assert expectation(log_p, (z - 1).square(), on).item() == pytest.approx(4, abs=1e-12)
+
+
 def test_expectation_counts_nothing_where_the_density_is_zero() -> None:
     on = grid(-1, 1, 3)
     log_p = torch.tensor([-math.inf, 0.0, -math.inf]).double()
