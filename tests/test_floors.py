@@ -9,7 +9,7 @@ FLOORS = [
     {"gaussians", "data", "estimates", "quadrature"},
     {"divergences", "linear", "models", "ledger"},
     {"objectives"},
-    {"training"},
+    {"training", "evaluation"},
     {"figures"},
 ]
 SIDE = {"cli", "runner"}  # runs chapters from outside, and imports nothing of the above

@@ -4,24 +4,28 @@ import torch
 from torch import Generator, Tensor
 
 from vaebook.estimates import Estimate, monte_carlo
-from vaebook.gaussians import DiagonalGaussian
+from vaebook.gaussians import DiagonalGaussian, FullGaussian
 from vaebook.quadrature import Grid, LogDensity, expectation
 
 
-def kl_to_prior(q: DiagonalGaussian) -> Tensor:
-    r"""D_KL(N(μ, diag σ²) ‖ N(0, I_m)), closed form, in nats.
+def kl_to_prior(q: DiagonalGaussian | FullGaussian) -> Tensor:
+    r"""D_KL(q ‖ N(0, I_m)), closed form, in nats.
 
     .. math:: D_{\mathrm{KL}} = \tfrac12 \big( \|\mu\|^2 + \|\sigma\|^2 - 2 \cdot 1^\top \log \sigma - m \big)
 
+    for q = N(μ, diag σ²); a full covariance (diag σ + T)(diag σ + T)ᵀ adds half of T's sum of squares.
+
     Shapes: ``q`` holds ``(..., m)``, the result is ``(...)``.
 
-    Source: :eq:`eq-kl-prior` of the book, without the factor m that "VAE-I basics" puts before the logarithm.
+    Source: :eq:`eq-kl-prior` of the book, without the factor m that "VAE-I basics" puts before the logarithm;
+    :eq:`eq-kl-prior-full` for a full covariance.
 
     >>> kl_to_prior(DiagonalGaussian(torch.tensor([1.0, 0.0]), torch.zeros(2)))
     tensor(0.5000)
     """
     mu, log_sigma = q.mu, q.log_sigma
-    return 0.5 * (mu.square() + (2 * log_sigma).exp() - 2 * log_sigma - 1).sum(-1)  # (..., m) -> (...)
+    kl = 0.5 * (mu.square() + (2 * log_sigma).exp() - 2 * log_sigma - 1).sum(-1)  # (..., m) -> (...)
+    return kl + 0.5 * q.below.square().sum((-2, -1)) if isinstance(q, FullGaussian) else kl
 
 
 def kl_diagonal(q: DiagonalGaussian, p: DiagonalGaussian) -> Tensor:

@@ -1,6 +1,6 @@
-"""Gaussians with a diagonal covariance, built from the mean μ and the *logarithm* of the standard deviation.
+"""Gaussians built from the mean μ and the *logarithm* of the standard deviation: diagonal, and full.
 
-The networks of the book emit log σ (:eq:`def-encoder`), so that is what this class keeps. Nothing here goes
+The networks of the book emit log σ (:eq:`def-encoder`), so that is what these classes keep. Nothing here goes
 through ``exp`` and back through ``log``: that round trip is where small and large σ lose their digits.
 """
 
@@ -104,4 +104,75 @@ class DiagonalGaussian:
         >>> DiagonalGaussian(torch.zeros(1), torch.zeros(1)).entropy()
         tensor(1.4189)
         """
+        return (self.log_sigma + 0.5 * (1 + LOG_2PI)).sum(-1)  # (..., m) -> (...)
+
+
+class FullGaussian:
+    r"""The density N(μ, Σ) on R^m with any covariance Σ = CCᵀ, by its Cholesky factor C = diag(σ) + T.
+
+    .. math:: \log N(z \mid \mu, CC^\top) = -\tfrac12 \norm{C^{-1} (z - \mu)}^2
+              - \sum_j \log \sigma_j - \tfrac m2 \log 2\pi
+
+    Args:
+        mu: means μ, shape ``(..., m)``.
+        log_sigma: logarithm of the diagonal of C, same shape. With T = 0 these are the standard deviations.
+        below: T, shape ``(..., m, m)``; only what lies strictly below the diagonal counts.
+
+    Three free tensors, no constraint: every choice is a covariance, and every covariance is one choice.
+    Densities and entropies are in nats, as those of :class:`DiagonalGaussian`.
+
+    Raises:
+        ValueError: the shapes do not fit.
+        TypeError: as :class:`DiagonalGaussian`.
+
+    Source: :eq:`def-full-gaussian` of the book.
+
+    >>> q = FullGaussian(torch.zeros(2), torch.zeros(2), torch.tensor([[0.0, 0.0], [3.0, 0.0]]))
+    >>> q.covariance
+    tensor([[ 1.,  3.],
+            [ 3., 10.]])
+    >>> q.log_prob(torch.zeros(2))                                      # det Σ = 1
+    tensor(-1.8379)
+    """
+
+    def __init__(self, mu: Tensor, log_sigma: Tensor, below: Tensor) -> None:
+        diagonal = DiagonalGaussian(mu, log_sigma)  # its checks are wanted here too
+        self.mu, self.log_sigma = diagonal.mu, diagonal.log_sigma
+        wanted = (*self.mu.shape, self.mu.shape[-1])
+        if below.shape != wanted or below.dtype != mu.dtype:
+            raise ValueError(
+                f"below needs shape {wanted} and type {mu.dtype}, one m × m matrix for each row of mu, "
+                f"got {tuple(below.shape)} and {below.dtype}"
+            )
+        self.below = below.tril(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean μ, shape ``(..., m)``."""
+        return self.mu
+
+    @property
+    def cholesky(self) -> Tensor:
+        """C, lower triangular with a positive diagonal, shape ``(..., m, m)``."""
+        return self.below + self.log_sigma.exp().diag_embed()
+
+    @property
+    def covariance(self) -> Tensor:
+        """Σ = CCᵀ, shape ``(..., m, m)``."""
+        return self.cholesky @ self.cholesky.mT
+
+    def rsample(self, sample_shape: Sequence[int] = (), generator: Generator | None = None) -> Tensor:
+        """Draw z = μ + Cε with ε ~ N(0, I_m); shapes and noise as :meth:`DiagonalGaussian.rsample`."""
+        shape = (*sample_shape, *self.mu.shape)
+        epsilon = torch.randn(shape, dtype=self.mu.dtype, device=self.mu.device, generator=generator)
+        return self.mu + (self.cholesky @ epsilon.unsqueeze(-1)).squeeze(-1)  # (..., m, m) @ (..., m, 1)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """The log density at z, in nats; shapes ``(..., m)`` to ``(...)``, broadcasting."""
+        distance = (z - self.mu).unsqueeze(-1)
+        standardised = torch.linalg.solve_triangular(self.cholesky, distance, upper=False).squeeze(-1)
+        return (-0.5 * standardised.square() - self.log_sigma - 0.5 * LOG_2PI).sum(-1)  # (..., m) -> (...)
+
+    def entropy(self) -> Tensor:
+        """H = Σ_j log σ_j + (m/2)(1 + log 2π), in nats; shape ``(...)``: T turns volume, and keeps it."""
         return (self.log_sigma + 0.5 * (1 + LOG_2PI)).sum(-1)  # (..., m) -> (...)

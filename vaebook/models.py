@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Independent
 
-from vaebook.gaussians import DiagonalGaussian
+from vaebook.gaussians import DiagonalGaussian, FullGaussian
 
 
 @contextmanager
@@ -139,7 +139,7 @@ class VAE(nn.Module):
     """The variational auto-encoder: prior π = N(0, I_m), encoder q_φ(z|x), decoder p_θ(x|z).
 
     Args:
-        encoder: from x, ``(..., d)``, to a :class:`DiagonalGaussian` over z.
+        encoder: from x, ``(..., d)``, to a :class:`DiagonalGaussian` or :class:`FullGaussian` over z.
         decoder: from z, ``(..., m)``, to a distribution over x.
         d, latent_dim: the dimensions of x and z; 1 ≤ latent_dim < d.
 
@@ -161,10 +161,10 @@ class VAE(nn.Module):
         self.encoder, self.decoder = encoder, decoder
         self.d, self.latent_dim = d, latent_dim
 
-    def encode(self, x: Tensor) -> DiagonalGaussian:
+    def encode(self, x: Tensor) -> DiagonalGaussian | FullGaussian:
         """q_φ(z|x), one row for each row of x ``(..., d)``."""
         check_input(self, x)
-        q: DiagonalGaussian = self.encoder(x)
+        q: DiagonalGaussian | FullGaussian = self.encoder(x)
         return q
 
     def decode(self, z: Tensor) -> DiagonalGaussian | Independent:

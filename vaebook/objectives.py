@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from vaebook.divergences import kl_to_prior
+from vaebook.gaussians import DiagonalGaussian
 from vaebook.models import VAE, AutoEncoder, GaussianDecoder
 
 
@@ -44,6 +45,46 @@ def elbo(model: VAE, x: Tensor, n_samples: int = 1, generator: Generator | None 
     return log_likelihood - kl_to_prior(q)
 
 
+def log_weights(model: VAE, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Tensor:
+    r"""Logarithms of K importance weights for each example, in nats, shape ``(K, B)``.
+
+    .. math:: \log w_k = \log p_\theta(x \mid z_k) + \log \pi(z_k) - \log q_\phi(z_k \mid x),
+              \qquad z_k \sim q_\phi(z|x)
+
+    The mean of the w_k has the expectation p_θ(x), the mean of the log w_k the expectation 𝓛.
+
+    Arguments and errors as in :func:`elbo`. Source: :eq:`def-importance-weight` of the book.
+
+    >>> from vaebook.models import mlp_vae
+    >>> log_weights(mlp_vae(64, 2), torch.zeros(7, 64), n_samples=5).shape
+    torch.Size([5, 7])
+    """
+    q = model.encode(x)
+    z = q.rsample((check_samples(n_samples),), generator)  # (K, B, m)
+    return model.decode(z).log_prob(x) + model.prior().log_prob(z) - q.log_prob(z)
+
+
+def importance_weighted_bound(
+    model: VAE, x: Tensor, n_samples: int = 1, generator: Generator | None = None
+) -> Tensor:
+    r"""The importance-weighted bound 𝓛_K, estimated once, in nats for each example, shape ``(B,)``.
+
+    .. math:: \mathcal L_K = \E \Big[ \log \frac1K \sum_{k=1}^K w_k \Big], \qquad
+              \mathcal L = \mathcal L_1 \le \mathcal L_2 \le \dots \le \log p_\theta(x)
+
+    ``n_samples`` is K here: not more draws for one bound, as in :func:`elbo`, but a bound of its own for each
+    K. Errors as in :func:`elbo`.
+
+    Source: :eq:`eq-importance-bound` of the book; Burda, Grosse and Salakhutdinov 2016.
+
+    >>> from vaebook.models import mlp_vae
+    >>> importance_weighted_bound(mlp_vae(64, 2), torch.zeros(7, 64), n_samples=5).shape
+    torch.Size([7])
+    """
+    log_w = log_weights(model, x, n_samples, generator)
+    return log_w.logsumexp(0) - math.log(n_samples)  # (K, B) -> (B,)
+
+
 class Loss(NamedTuple):
     """What training lowers, for each example, each of shape ``(B,)``, and the bound that goes with it.
 
@@ -65,7 +106,8 @@ def practical_loss(model: VAE, x: Tensor, n_samples: int = 1, generator: Generat
     Shapes and arguments as in :func:`elbo`. J_KL is least, m σ_dec², where μ = 0 and σ = 1.
 
     Raises:
-        TypeError: the decoder is not Gaussian; train such a model with :func:`negative_elbo`.
+        TypeError: the decoder is not Gaussian, or q has a full covariance; train such a model with
+            :func:`negative_elbo`.
         ValueError: as :func:`elbo`.
 
     Source: :eq:`def-loss` of the book.
@@ -79,6 +121,8 @@ def practical_loss(model: VAE, x: Tensor, n_samples: int = 1, generator: Generat
             f"model needs a GaussianDecoder for J, got {type(model.decoder).__name__}; use negative_elbo"
         )
     q = model.encode(x)
+    if not isinstance(q, DiagonalGaussian):
+        raise TypeError(f"model needs a diagonal q for J, got {type(q).__name__}; use negative_elbo")
     z = q.rsample((check_samples(n_samples),), generator)  # (L, B, m)
     # Sum over pixels: a mean would weight the KL d times too heavily.
     reconstruction = (x - model.decode(z).mean).square().sum(-1).mean(0)  # (L, B, d) -> (B,)
