@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.distributions import Independent, Normal, kl_divergence
+from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from vaebook.divergences import kl_diagonal, kl_monte_carlo, kl_quadrature, kl_to_prior
-from vaebook.gaussians import DiagonalGaussian
+from vaebook.gaussians import DiagonalGaussian, FullGaussian
 from vaebook.quadrature import grid
 
 REACH = {torch.float64: 40.0, torch.float32: 20.0}
@@ -32,6 +32,24 @@ def test_closed_forms_agree_with_torch(
     torch.testing.assert_close(kl_diagonal(q, p), kl_divergence(oracle(q), oracle(p)))
     standard = gaussian([0.0] * 3, [0.0] * 3)
     torch.testing.assert_close(kl_to_prior(q), kl_divergence(oracle(q), oracle(standard)))
+
+
+@given(numbers, numbers, st.lists(st.floats(-2, 2), min_size=9, max_size=9))
+def test_kl_to_prior_of_a_full_covariance_agrees_with_torch(
+    mu: list[float], log_sigma: list[float], below: list[float]
+) -> None:
+    q = FullGaussian(
+        *(torch.tensor(v).double() for v in (mu, log_sigma)), torch.tensor(below).double().view(3, 3)
+    )
+    full = MultivariateNormal(q.mu, scale_tril=q.cholesky)
+    standard = MultivariateNormal(torch.zeros(3).double(), torch.eye(3).double())
+    torch.testing.assert_close(kl_to_prior(q), kl_divergence(full, standard))
+
+
+def test_kl_to_prior_keeps_the_batch_of_full_covariances() -> None:
+    below = torch.arange(8.0).view(2, 2, 2)  # 2 and 6 lie below the diagonal
+    kl = kl_to_prior(FullGaussian(torch.zeros(2, 2), torch.zeros(2, 2), below))
+    torch.testing.assert_close(kl, torch.tensor([2.0, 18.0]))
 
 
 @given(numbers, numbers, numbers, numbers)

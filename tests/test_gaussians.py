@@ -1,4 +1,4 @@
-"""DiagonalGaussian against torch.distributions, and at the ends of its range."""
+"""The Gaussians against torch.distributions, and at the ends of their range."""
 
 import math
 
@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.distributions import Independent, Normal
+from torch.distributions import Independent, MultivariateNormal, Normal
 
 from vaebook.estimates import monte_carlo
-from vaebook.gaussians import DiagonalGaussian
+from vaebook.gaussians import DiagonalGaussian, FullGaussian
 from vaebook.quadrature import grid, log_integral
 
 REACH = {torch.float64: 40.0, torch.float32: 20.0}
@@ -94,3 +94,60 @@ def test_one_width_for_all() -> None:
 def test_errors(mu: torch.Tensor, log_sigma: torch.Tensor, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         DiagonalGaussian(mu, log_sigma)
+
+
+def random_full(*shape: int, seed: int = 0) -> tuple[FullGaussian, MultivariateNormal]:
+    g = torch.Generator().manual_seed(seed)
+    mu, log_sigma = torch.randn(2, *shape, generator=g, dtype=torch.float64)
+    below = torch.randn(*shape, shape[-1], generator=g, dtype=torch.float64)
+    factor = below.tril(-1) + torch.diag_embed(log_sigma.exp())
+    return FullGaussian(mu, log_sigma, below), MultivariateNormal(mu, scale_tril=factor)
+
+
+def test_full_covariance_agrees_with_torch() -> None:
+    q, oracle = random_full(5, 3)
+    z = torch.randn(4, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(q.log_prob(z), oracle.log_prob(z))
+    torch.testing.assert_close(q.entropy(), oracle.entropy())
+    torch.testing.assert_close(q.mean, oracle.mean)
+    torch.testing.assert_close(q.covariance, oracle.covariance_matrix)
+
+
+def test_samples_of_a_full_gaussian_have_its_moments() -> None:
+    q, oracle = random_full(3)
+    z = q.rsample((200_000,), torch.Generator().manual_seed(0)) - oracle.mean
+    for j in range(3):
+        assert abs(monte_carlo(z[:, j]).z_score(0)) < 5
+        for k in range(3):
+            assert abs(monte_carlo(z[:, j] * z[:, k]).z_score(oracle.covariance_matrix[j, k].item())) < 5
+
+
+def test_rsample_of_a_full_gaussian_lets_gradients_through() -> None:
+    q, _ = random_full(2, 3)
+    tensors = tuple(t.clone().requires_grad_() for t in (q.mu, q.log_sigma, q.below))
+
+    def draw(*tensors: torch.Tensor) -> torch.Tensor:
+        return FullGaussian(*tensors).rsample((2,), torch.Generator().manual_seed(0))
+
+    assert torch.autograd.gradcheck(draw, tensors)
+
+
+def test_with_nothing_below_the_diagonal_the_full_gaussian_is_the_diagonal_one() -> None:
+    q, _ = random_gaussian(5, 3)
+    full = FullGaussian(q.mu, q.log_sigma, torch.ones(5, 3, 3, dtype=torch.float64).triu())
+    z = torch.randn(4, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(full.log_prob(z), q.log_prob(z))
+    seeds = (torch.Generator().manual_seed(2) for _ in range(2))
+    torch.testing.assert_close(full.rsample((4,), next(seeds)), q.rsample((4,), next(seeds)))
+
+
+@pytest.mark.parametrize(
+    ("below", "message"),
+    [
+        (torch.zeros(3, 2), r"below needs shape \(3, 2, 2\) .* got \(3, 2\)"),
+        (torch.zeros(3, 2, 2).double(), "below needs .* type torch.float32"),
+    ],
+)
+def test_errors_of_a_full_gaussian(below: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FullGaussian(torch.zeros(3, 2), torch.zeros(3, 2), below)

@@ -8,8 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Independent, Normal, kl_divergence
 
+from vaebook.estimates import monte_carlo
+from vaebook.gaussians import FullGaussian
+from vaebook.linear import LinearGaussian
 from vaebook.models import VAE, AutoEncoder, BernoulliDecoder, Encoder, GaussianDecoder, mlp, mlp_vae, seeded
-from vaebook.objectives import elbo, elbo_from_loss, negative_elbo, practical_loss, reconstruction_loss
+from vaebook.objectives import (
+    elbo,
+    elbo_from_loss,
+    importance_weighted_bound,
+    log_weights,
+    negative_elbo,
+    practical_loss,
+    reconstruction_loss,
+)
 
 D, M, B = 12, 3, 5
 
@@ -132,7 +143,9 @@ def test_the_auto_encoder_has_a_reconstruction_loss_alone() -> None:
     assert terms.elbo.isnan().all()
 
 
-@pytest.mark.parametrize("objective", [elbo, practical_loss, negative_elbo])
+@pytest.mark.parametrize(
+    "objective", [elbo, practical_loss, negative_elbo, log_weights, importance_weighted_bound]
+)
 def test_no_samples(objective: object) -> None:
     with pytest.raises(ValueError, match=r"n_samples needs to be at least 1 .* got 0"):
         objective(model(), data(), 0)  # type: ignore[operator]
@@ -148,3 +161,68 @@ def test_one_decoder_is_enough_for_a_new_likelihood() -> None:
     with seeded(0):
         vae = VAE(Encoder(mlp(D, 2 * M)), Laplace(mlp(M, D), 0.3), D, M).double()
     assert negative_elbo(vae, data()).elbo.shape == (B,)
+
+
+def linear_vae(exact: bool) -> tuple[VAE, LinearGaussian]:
+    """A VAE with a linear decoder of orthogonal columns, with its posterior as encoder, or with a wider one."""
+    W = torch.zeros(D, M, dtype=torch.float64)
+    W[:M] = torch.tensor([2.0, 1.0, 0.5]).diag()
+    p = LinearGaussian(W, torch.full((D,), 0.5, dtype=torch.float64), 0.3)
+    vae = VAE(Encoder(torch.nn.Linear(D, 2 * M)), GaussianDecoder(torch.nn.Linear(M, D), 0.3), D, M).double()
+    vae.decoder.log_sigma_dec = p.sigma_dec.log()
+    A = torch.linalg.solve(p.M, W.T)  # E[z|x] = A (x − b)
+    log_sigma = p.sigma_dec.log() - 0.5 * p.M.diagonal().log() + (0.0 if exact else 0.4)
+    with torch.no_grad():
+        vae.decoder.network.weight.copy_(W)
+        vae.decoder.network.bias.copy_(p.b)
+        vae.encoder.network.weight.copy_(torch.cat([A, torch.zeros_like(A)]))
+        vae.encoder.network.bias.copy_(torch.cat([-A @ p.b, log_sigma]))
+    return vae, p
+
+
+def test_every_weight_is_the_evidence_where_q_is_the_posterior() -> None:
+    vae, p = linear_vae(exact=True)
+    log_w = log_weights(vae, data(), 4, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(log_w, p.log_prob(data()).expand(4, B))
+
+
+def test_the_weights_are_unbiased_and_the_bounds_are_in_order() -> None:
+    vae, p = linear_vae(exact=False)
+    x = data()[:1]
+    exact = p.log_prob(x)
+    ratios = (log_weights(vae, x, 40_000, torch.Generator().manual_seed(0)) - exact).exp()
+    assert abs(monte_carlo(ratios).z_score(1.0)) < 5
+    many = x.expand(4000, D)  # as many draws of each bound
+    bounds = [importance_weighted_bound(vae, many, K, torch.Generator().manual_seed(1)) for K in (1, 4, 16)]
+    assert (
+        abs(
+            monte_carlo(bounds[0]).z_score(
+                elbo(vae, many, 10, torch.Generator().manual_seed(2)).mean().item()
+            )
+        )
+        < 5
+    )
+    for lower, higher in zip(bounds, [*bounds[1:], exact.expand(4000)], strict=True):
+        assert monte_carlo(lower - higher).z_score(0.0) < -5
+
+
+def test_the_bound_of_two_weights_by_hand() -> None:
+    vae, x = model(), data()
+    w = log_weights(vae, x, 2, torch.Generator().manual_seed(0)).exp()
+    bound = importance_weighted_bound(vae, x, 2, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(bound, ((w[0] + w[1]) / 2).log())
+
+
+def test_a_full_covariance_has_a_bound_but_no_loss_j() -> None:
+    class Full(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> FullGaussian:
+            return FullGaussian(x[:, :M], 0.1 * x[:, :M], torch.ones(len(x), M, M, dtype=x.dtype))
+
+    vae = VAE(Full(), model().decoder, D, M).double()
+    x = data()
+    bounds = elbo(vae, x.repeat(4000, 1), 1, torch.Generator().manual_seed(0)).view(4000, B)
+    weights = log_weights(vae, x, 4000, torch.Generator().manual_seed(1))
+    for difference in (bounds - weights).unbind(1):  # two estimators of one quantity
+        assert abs(monte_carlo(difference).z_score(0.0)) < 5
+    with pytest.raises(TypeError, match="needs a diagonal q for J, got FullGaussian; use negative_elbo"):
+        practical_loss(vae, x)

@@ -1,0 +1,70 @@
+"""Held-out log-likelihood against the linear model's exact one, and its memory."""
+
+import pytest
+import torch
+
+from vaebook import evaluation
+from vaebook.evaluation import log_likelihood
+from vaebook.linear import LinearGaussian
+from vaebook.models import VAE, Encoder, GaussianDecoder, mlp_vae
+from vaebook.objectives import importance_weighted_bound, log_weights
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def data(n: int) -> torch.Tensor:
+    return torch.rand(n, 6, dtype=torch.float64, generator=generator())
+
+
+def test_it_is_the_bound_whatever_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    vae, x = mlp_vae(6, 2, (5,)).double(), data(3)
+    whole = log_likelihood(vae, x, 50, generator())
+    torch.testing.assert_close(whole, importance_weighted_bound(vae, x, 50, generator()))
+    monkeypatch.setattr(evaluation, "AT_ONCE", 60)  # 3 images, 20 draws at a time
+    g = generator()
+    log_w = torch.cat([log_weights(vae, x, part, g) for part in (20, 20, 10)])
+    torch.testing.assert_close(log_likelihood(vae, x, 50, generator()), log_w.exp().mean(0).log())
+
+
+def test_memory_does_not_grow_with_the_number_of_draws_or_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    largest = 0
+
+    def watched(model: VAE, x: torch.Tensor, n: int, g: torch.Generator | None) -> torch.Tensor:
+        nonlocal largest
+        largest = max(largest, n * len(x))
+        return log_weights(model, x, n, g)
+
+    monkeypatch.setattr(evaluation, "log_weights", watched)
+    monkeypatch.setattr(evaluation, "AT_ONCE", 1000)
+    assert log_likelihood(mlp_vae(6, 2, (5,)).double(), data(600), 77, generator()).shape == (600,)
+    assert 500 < largest <= 1000
+
+
+def test_it_reaches_the_exact_log_likelihood() -> None:
+    W = torch.eye(6, 2, dtype=torch.float64)
+    p = LinearGaussian(W, torch.zeros(6, dtype=torch.float64), 0.5)
+    vae = VAE(Encoder(torch.nn.Linear(6, 4)), GaussianDecoder(torch.nn.Linear(2, 6), 0.5), 6, 2).double()
+    with torch.no_grad():  # a q that ignores x: N(0, 0.7²), too wide and off
+        vae.encoder.network.weight.zero_()
+        vae.encoder.network.bias.copy_(torch.tensor([0.0, 0.0, -0.35, -0.35]))
+        vae.decoder.network.weight.copy_(W)
+        vae.decoder.network.bias.zero_()
+    x = data(20)
+    exact = p.log_prob(x)
+    ratio = (log_likelihood(vae, x, 20_000, generator()) - exact).exp()
+    stderr = (log_weights(vae, x, 20_000, torch.Generator().manual_seed(1)) - exact).exp().std(
+        0
+    ) / 20_000**0.5
+    assert stderr.max() < 0.05
+    assert ((ratio - 1).abs() < 5 * stderr).all()
+
+
+def test_no_gradient_is_kept_and_bad_input_is_named() -> None:
+    vae = mlp_vae(6, 2, (5,)).double()
+    assert not log_likelihood(vae, data(2), 3, generator()).requires_grad
+    with pytest.raises(ValueError, match="n_samples needs to be at least 1"):
+        log_likelihood(vae, data(2), 0)
+    with pytest.raises(ValueError, match="x needs 6 features"):
+        log_likelihood(vae, data(2)[:, :5], 3)
