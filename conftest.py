@@ -22,6 +22,9 @@ pytest_plugins = ["pytester", "outputs"]
 # The same examples at every run, and no limit on their time: a busy machine is no failure.
 hypothesis.settings.register_profile("book", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("book")
+# For tests/mutants.py, which asks whether a test fails, not for the simplest example on which it does.
+phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+hypothesis.settings.register_profile("quick", derandomize=True, deadline=None, phases=phases, max_examples=20)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,4 +1,5 @@
-"""Small mistakes put into the module's mathematics, one at a time, to see whether the tests notice: `python tests/mutants.py`.
+"""Small mistakes put into the module's mathematics, one at a time, to see whether the tests notice:
+`python tests/mutants.py`, or `python tests/mutants.py 1` for one process at a time.
 
 Each line of `MUTANTS` is a slip that somebody could make: a sign, a factor, a dropped constant, a mean for a sum,
 log σ for log σ², a wrong axis. The tests that mirror the module have to fail on it; a survivor means a missing test.
@@ -10,12 +11,14 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+Mutant = tuple[str, str, str]
 
 # module, what stands there, what a slip would make of it
-MUTANTS = [
+MUTANTS: list[Mutant] = [
     ("gaussians", "return self.mu + self.sigma * epsilon", "return self.mu - self.sigma"),
     ("gaussians", "return self.mu + self.sigma * epsilon", "return self.mu + self.sigma**2 * epsilon"),
     ("gaussians", "return self.mu + self.sigma * epsilon", "return self.mu + self.log_sigma * epsilon"),
@@ -32,6 +35,12 @@ MUTANTS = [
     ("gaussians", "0.5 * (1 + LOG_2PI)).sum(-1)", "0.5 * LOG_2PI).sum(-1)"),
     ("gaussians", "(self.log_sigma + 0.5 * (1 + LOG_2PI)", "(0.5 * self.log_sigma + 0.5 * (1 + LOG_2PI)"),
     ("gaussians", "(self.log_sigma + 0.5 * (1 + LOG_2PI)).sum(-1)", "(self.log_sigma + 0.5 * (1 + LOG_2PI)).mean(-1)"),
+    ("gaussians", "self.below = below.tril(-1)", "self.below = below"),
+    ("gaussians", "self.below = below.tril(-1)", "self.below = below.triu(1)"),
+    ("gaussians", "self.below + self.log_sigma.exp().diag_embed()", "self.below + (2 * self.log_sigma).exp().diag_embed()"),
+    ("gaussians", "self.cholesky @ self.cholesky.mT", "self.cholesky.mT @ self.cholesky"),
+    ("gaussians", "(self.cholesky @ epsilon", "(self.covariance @ epsilon"),
+    ("gaussians", "(self.cholesky, distance, upper=False)", "(self.cholesky.mT, distance, upper=True)"),
     ("estimates", "draws.std() / math.sqrt(draws.numel())", "draws.std()"),
     ("estimates", "draws.std() / math.sqrt(draws.numel())", "draws.std(correction=0) / math.sqrt(draws.numel())"),
     ("estimates", "error = self.value - truth", "error = truth - self.value"),
@@ -46,17 +55,41 @@ MUTANTS = [
     ("divergences", "0.5 * (mu.square() + (2 * log_sigma).exp()", "(mu.square() + (2 * log_sigma).exp()"),
     ("divergences", "0.5 * (mu.square() + (2 * log_sigma).exp()", "0.5 * (mu.square() + log_sigma.exp()"),
     ("divergences", "0.5 * (mu.square() + (2 * log_sigma).exp()", "0.5 * (mu + (2 * log_sigma).exp()"),
+    ("divergences", "kl + 0.5 * q.below.square()", "kl + q.below.square()"),
+    ("divergences", "kl + 0.5 * q.below.square()", "kl - 0.5 * q.below.square()"),
+    ("divergences", ".sum((-2, -1)) if isinstance", ".sum() if isinstance"),
     ("divergences", "log_ratio = q.log_sigma - p.log_sigma", "log_ratio = p.log_sigma - q.log_sigma"),
     ("divergences", "(q.mu - p.mu) * (-p.log_sigma).exp()", "(q.mu - p.mu) * (-q.log_sigma).exp()"),
     ("divergences", "distance.square() - 1) - log_ratio", "distance.square() - 1) + log_ratio"),
     ("divergences", "at_q - log_p(on.points)", "log_p(on.points) - at_q"),
     ("divergences", "q.log_prob(z) - log_p(z)", "-log_p(z)"),
+    ("linear", "self.W.T @ self.W + self.sigma_dec.square()", "self.W.T @ self.W + self.sigma_dec"),
+    ("linear", "precision_matrix=self.M / self.sigma_dec.square()", "precision_matrix=self.M"),
+    ("linear", "self.sigma_dec.square() + c.square().sum(-1)", "self.sigma_dec.square()"),
+    ("linear", "log_det = 2 * factor", "log_det = factor"),
+    ("linear", "2 * (self.d - self.m) * self.sigma_dec.log()", "2 * self.d * self.sigma_dec.log()"),
+    ("linear", "+ self.d * LOG_2PI)", "+ self.m * LOG_2PI)"),
+    ("linear", "variance * self.W.square().sum(0)", "variance * self.W.sum(0).square()"),
+    ("linear", "self.sigma_dec.log() - 0.5 * self.M.diagonal().log()", "self.sigma_dec.log() - self.M.diagonal().log()"),
+    ("linear", "log_decoder + log_prior + q.entropy()", "log_decoder + log_prior - q.entropy()"),
+    ("linear", "values[m:].mean()", "values[m:].sum()"),
+    ("linear", "(values[:m] - noise)", "values[:m]"),
+    ("linear", "x.T.cov(correction=0)", "x.T.cov()"),
     ("models", "mu, log_sigma = self.network(x).chunk(2, dim=-1)", "log_sigma, mu = self.network(x).chunk(2, dim=-1)"),
     ("models", "return DiagonalGaussian(mu, log_sigma)", "return DiagonalGaussian(mu, 0.5 * log_sigma)"),
     ("models", "self.network(z), self.log_sigma_dec)", "self.network(z), 2 * self.log_sigma_dec)"),
     ("models", "Independent(Bernoulli(logits=self.network(z)", "Independent(Bernoulli(logits=-self.network(z)"),
     ("models", "return nn.Sequential(*layers[:-1])", "return nn.Sequential(*layers)"),
     ("models", "torch.manual_seed(seed)", "torch.manual_seed(0)"),
+    ("objectives", "+ model.prior().log_prob(z) - q.log_prob(z)", "- q.log_prob(z)"),
+    ("objectives", "+ model.prior().log_prob(z) - q.log_prob(z)", "+ model.prior().log_prob(z) + q.log_prob(z)"),
+    ("objectives", "log_w.logsumexp(0) - math.log(n_samples)", "log_w.logsumexp(0)"),
+    ("objectives", "log_w.logsumexp(0) - math.log(n_samples)", "log_w.mean(0)"),
+    ("objectives", "log_w.logsumexp(0) - math.log(n_samples)", "log_w.logsumexp(1) - math.log(n_samples)"),
+    ("evaluation", "total - math.log(n_samples)", "total - math.log(chunk)"),
+    ("evaluation", "min(chunk, n_samples - start)", "chunk"),
+    ("evaluation", "torch.logaddexp(total, part.logsumexp(0))", "torch.maximum(total, part.logsumexp(0))"),
+    ("evaluation", "for batch in x.split(256)", "for batch in x[:256].split(256)"),
     ("objectives", "return log_likelihood - kl_to_prior(q)", "return log_likelihood + kl_to_prior(q)"),
     ("objectives", "log_prob(x).mean(0)  # (L, B) -> (B,)\n    return", "log_prob(x).sum(0)\n    return"),
     ("objectives", ".square().sum(-1).mean(0)", ".square().mean(-1).mean(0)"),
@@ -88,42 +121,68 @@ def mutate(folder: Path, module: str, old: str, new: str) -> None:
     file.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
-def fails(module: str, old: str, new: str) -> bool:
-    """Whether the mirrored tests, run in a fork, fail on the mutant. An error in collecting them is no catch."""
-    with tempfile.TemporaryDirectory() as name:
-        mutate(Path(name), module, old, new)
-        child = os.fork()
-        if child == 0:
-            sys.path.insert(0, name)
-            silence = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(silence, 1)
-            os.dup2(silence, 2)
-            import pytest
+def start(module: str, old: str, new: str) -> tuple[int, Path]:
+    """Run the mirrored tests on a mutant, in a fork; return its process id and the folder it works in."""
+    folder = Path(tempfile.mkdtemp(prefix="mutant-"))
+    mutate(folder, module, old, new)
+    child = os.fork()
+    if child == 0:
+        sys.path.insert(0, str(folder))
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1)
+        os.dup2(silence, 2)
+        import pytest
 
-            import vaebook
+        import vaebook
 
-            assert vaebook.__file__.startswith(name)
-            tests = str(ROOT / "tests" / f"test_{module}.py")
-            os._exit(pytest.main([tests, "-x", "-q", "-p", "no:cacheprovider", "-p", "no:nbval"]))
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+        assert vaebook.__file__.startswith(str(folder))
+        tests = str(ROOT / "tests" / f"test_{module}.py")
+        options = [
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:nbval",
+            "-p",
+            "no:xdist",
+            "--hypothesis-profile=quick",
+        ]
+        os._exit(pytest.main([tests, *options]))
+    return child, folder
+
+
+def failures(mutants: Sequence[Mutant], jobs: int) -> Iterator[tuple[Mutant, bool]]:
+    """Each mutant with whether its tests failed, as they finish. An error in collecting them is no catch."""
+    waiting, running = list(reversed(mutants)), dict[int, tuple[Path, Mutant]]()
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            mutant = waiting.pop()
+            child, folder = start(*mutant)
+            running[child] = folder, mutant
+        child, status = os.wait()
+        folder, mutant = running.pop(child)
+        shutil.rmtree(folder)
+        yield mutant, os.waitstatus_to_exitcode(status) == 1
 
 
 def main() -> int:
+    jobs = int(sys.argv[1]) if len(sys.argv) > 1 else os.cpu_count() or 1
     os.environ["OMP_NUM_THREADS"] = "1"  # a fork cannot share its parent's threads
     import sklearn.datasets  # noqa: F401
     import torch.optim  # noqa: F401
 
-    for module, old in {module: old for module, old, _ in MUTANTS}.items():
-        if fails(module, old, old):  # without this a broken set-up would pass for a row of catches
+    # On the unchanged module every test must pass: without this a broken set-up would look like a row of catches.
+    controls = [(module, old, old) for module, old in {module: old for module, old, _ in MUTANTS}.items()]
+    for (module, _, _), failed in failures(controls, jobs):
+        if failed:
             raise SystemExit(f"tests/test_{module}.py fails on the module as it is; mend that first")
-    survivors = 0
-    for mutant in MUTANTS:
-        caught = fails(*mutant)
-        survivors += not caught
-        module, old, new = mutant
-        print(f"{'caught  ' if caught else 'SURVIVED'} {module}: {old!r} -> {new!r}", flush=True)
-    print(f"{len(MUTANTS) - survivors} of {len(MUTANTS)} mutants caught")
-    return min(survivors, 1)
+    caught = 0
+    for (module, old, new), failed in failures(MUTANTS, jobs):
+        caught += failed
+        print(f"{'caught  ' if failed else 'SURVIVED'} {module}: {old!r} -> {new!r}", flush=True)
+    print(f"{caught} of {len(MUTANTS)} mutants caught")
+    return int(caught < len(MUTANTS))
 
 
 if __name__ == "__main__":
