@@ -47,15 +47,16 @@ lint: $(INSTALLED) ## style, types, and whether notebooks and their sources are 
 	@$(BIN)/mypy
 	@$(BIN)/vaebook refresh --check
 
-lock: ## write requirements.lock anew from pyproject.toml (needs uv)
-	@sed -n '/^#/p' requirements.lock > requirements.lock.new
-	@uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
-	    --no-emit-index-url --no-annotate --no-header pyproject.toml >> requirements.lock.new \
+lock: ## fit requirements.lock to pyproject.toml; UPGRADE=--upgrade takes the newest of all (needs uv)
+	@cp requirements.lock requirements.lock.new
+	@uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes $(UPGRADE) \
+	    --no-emit-index-url --no-annotate --no-header pyproject.toml --output-file requirements.lock.new \
 	    || { rm -f requirements.lock.new; exit 1; }
-	@mv requirements.lock.new requirements.lock
+	@{ sed -n '/^#/p' requirements.lock; sed '/^#/d' requirements.lock.new; } > requirements.lock.newer
+	@mv requirements.lock.newer requirements.lock; rm requirements.lock.new
 
 clean: ## remove the built book and all caches
-	@rm -rf _build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis requirements.lock.new
+	@rm -rf _build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis requirements.lock.new*
 	@find vaebook tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
 	@find notebooks -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +
 
