@@ -10,7 +10,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vaebook.runner.chapters import declared_parameters, read_notebook
+from vaebook.runner.chapters import read_notebook
+from vaebook.runner.parameters import declared_parameters
 
 ROOT = Path(__file__).parent.parent
 # No chapter's defaults. The epochs stay: claims about training rest on them.

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from vaebook.runner import checks
-from vaebook.runner.chapters import declared_parameters, read_notebook
+from vaebook.runner.chapters import read_notebook
+from vaebook.runner.parameters import declared_parameters
 from vaebook.runner.stored import in_step
 
 ROOT = Path(__file__).parent.parent

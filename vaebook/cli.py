@@ -1,6 +1,6 @@
-"""The command ``vaebook``: run a chapter, build the book, refresh the stored outputs.
+"""The command ``vaebook``: run a chapter once or many times, compare runs, build the book.
 
-Exit codes: 0 when all went well; 1 when a cell failed, the pages did not render or a stored
+Exit codes: 0 when all went well; 1 when a cell or a run failed, the pages did not render or a stored
 notebook is out of step; 2 for wrong usage, with nothing executed and nothing written; 130 when
 interrupted.
 """
@@ -18,15 +18,11 @@ from types import FrameType
 from typing import NoReturn
 
 from vaebook import __version__
-from vaebook.runner.book import RunFailed, build, out_of_step, refresh
-from vaebook.runner.chapters import (
-    UsageError,
-    declared_parameters,
-    find_notebook,
-    parse_values,
-    read_notebook,
-)
+from vaebook.runner.book import RunFailed, build, cores, out_of_step, refresh
+from vaebook.runner.chapters import find_notebook, read_notebook
 from vaebook.runner.execute import CellFailed, execute
+from vaebook.runner.files import SweepFailed, UsageError
+from vaebook.runner.parameters import declared_parameters, parse_values, read_parameter_file, table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.command(arguments))
     except UsageError as error:
         return _complain(f"vaebook: error: {error}", 2)
-    except (CellFailed, RunFailed) as error:
+    except (CellFailed, RunFailed, SweepFailed) as error:
         return _complain(str(error), 1)
     except ModuleNotFoundError as error:
         return _complain(f"vaebook: {error}; install vaebook with its dependencies", 1)
@@ -69,6 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vaebook {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_run(commands.add_parser("run", help="execute one chapter", allow_abbrev=False))
+    _add_params(commands.add_parser("params", help="show a chapter's parameters", allow_abbrev=False))
+    _add_sweep(commands.add_parser("sweep", help="execute a chapter many times", allow_abbrev=False))
+    _add_results(commands.add_parser("results", help="show the runs of a sweep", allow_abbrev=False))
+    _add_compare(commands.add_parser("compare", help="show two runs side by side", allow_abbrev=False))
     _add_build(commands.add_parser("build", help="build the book", allow_abbrev=False))
     _add_refresh(commands.add_parser("refresh", help="store the chapters' outputs", allow_abbrev=False))
     return parser
@@ -76,12 +76,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.description = "Execute one chapter through papermill and keep the executed copy."
-    parser.add_argument(
-        "notebook",
-        metavar="NOTEBOOK",
-        help="stem of a chapter (08_training), or a path to .md or .ipynb",
-    )
+    _add_notebook(parser)
     _add_parameters(parser)
+    _add_parameter_file(parser)
     parser.add_argument(
         "-o",
         "--out",
@@ -90,6 +87,77 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="executed copy (default: the stem + .out.ipynb in the current folder)",
     )
     parser.set_defaults(command=_run)
+
+
+def _add_notebook(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "notebook",
+        metavar="NOTEBOOK",
+        help="stem of a chapter (08_training), or a path to .md or .ipynb",
+    )
+
+
+def _add_params(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Show the parameters that a chapter declares: name, type, default, meaning."
+    _add_notebook(parser)
+    parser.set_defaults(command=_params)
+
+
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Execute a chapter for every combination of the given values. Each run leaves an executed notebook "
+        "and a record in DIR; what is done there is not run again, so that the same command resumes a sweep."
+    )
+    _add_notebook(parser)
+    parser.add_argument(
+        "-g",
+        "--grid",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "V1,V2,…"),
+        help="values of a parameter, may be repeated",
+    )
+    _add_parameters(parser)
+    _add_parameter_file(parser)
+    parser.add_argument("--seeds", type=_positive, metavar="N", help="each with N seeds: seed, seed + 1, …")
+    _add_jobs(parser)
+    parser.add_argument("--timeout", type=_seconds, metavar="S", help="seconds that a run may take")
+    parser.add_argument(
+        "--retries", type=_count, default=0, metavar="K", help="times that a run that fails is tried again"
+    )
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS", help="run on the workers of a Dask scheduler, tcp://HOST:PORT"
+    )
+    parser.add_argument("-o", "--out", metavar="DIR", type=Path, help="folder of runs (default: STEM.runs)")
+    parser.add_argument("--dry-run", action="store_true", help="only show the runs, and which are done")
+    parser.set_defaults(command=_sweep)
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Show the runs of a sweep as a table, and write it to files."
+    parser.add_argument("folder", metavar="DIR", type=Path, help="folder of runs")
+    order = parser.add_mutually_exclusive_group()
+    order.add_argument("--best", metavar="COLUMN", help="largest values of this column first")
+    order.add_argument("--least", metavar="COLUMN", help="smallest values of this column first")
+    parser.add_argument("--csv", metavar="FILE", type=Path, help="write all columns as CSV")
+    parser.add_argument("--parquet", metavar="FILE", type=Path, help="write all columns as Parquet")
+    parser.add_argument("--plot", nargs=2, metavar=("X", "Y"), help="draw one column against another")
+    parser.add_argument("--by", metavar="Z", help="with --plot: a line for each value of this column")
+    parser.add_argument(
+        "-o", "--out", metavar="FILE", type=Path, help="with --plot: the picture (default: DIR/plot.svg)"
+    )
+    parser.set_defaults(command=_results)
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Show the parameters and the recorded values of two executed notebooks side by side, with the "
+        "difference in standard errors where there are any."
+    )
+    parser.add_argument("a", metavar="A.ipynb", type=Path)
+    parser.add_argument("b", metavar="B.ipynb", type=Path)
+    parser.set_defaults(command=_compare)
 
 
 def _add_build(parser: argparse.ArgumentParser) -> None:
@@ -133,9 +201,15 @@ def _add_parameters(parser: argparse.ArgumentParser) -> None:
     parser._negative_number_matcher = re.compile(r"^-\.?\d")
 
 
+def _add_parameter_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--params", metavar="FILE", type=Path, help="parameters in a YAML or JSON file; -p goes before it"
+    )
+
+
 def _add_jobs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--jobs", type=_positive, metavar="N", help="chapters run at once (default: all cores)"
+        "--jobs", type=_positive, metavar="N", help="notebooks run at once (default: one for each core)"
     )
 
 
@@ -145,12 +219,97 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text!r}")
+    return value
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, object]:
+    """The parameters of a file, and over them those of the command line."""
+    from_file = read_parameter_file(arguments.params) if arguments.params else {}
+    return from_file | _texts(arguments.parameters)
+
+
+def _params(arguments: argparse.Namespace) -> int:
+    source = find_notebook(arguments.notebook)
+    print(table(declared_parameters(read_notebook(source), source.stem)))
+    return 0
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from vaebook.runner.sweep import describe, plan, split, sweep, varied
+
+    source = find_notebook(arguments.notebook)
+    folder = arguments.out or Path(f"{source.stem}.runs")
+    grid = {name: values.split(",") for name, values in _texts(arguments.grid).items()}
+    at_once = arguments.jobs or cores()
+    if at_once > cores() and not arguments.scheduler:
+        raise UsageError(f"--jobs needs at most {cores()}, the cores of this machine, got {at_once}")
+    jobs = plan(
+        source,
+        folder,
+        _given(arguments),
+        grid,
+        arguments.seeds,
+        timeout=arguments.timeout,
+        attempts=arguments.retries + 1,
+        threads=0 if arguments.scheduler else cores() // at_once,
+    )
+    if not arguments.dry_run:
+        print(sweep(jobs, folder, arguments.scheduler, at_once))
+        return 0
+    done, _, problems = split(jobs, folder)
+    for job in jobs:
+        print(f"{'done ' if job in done else 'to do'} {describe(job, varied(jobs))}")
+    print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
+    print(f"{len(jobs)} runs, {len(done)} done, in {folder}")
+    return 0
+
+
+def _results(arguments: argparse.Namespace) -> int:
+    from vaebook.runner import results
+
+    if arguments.by and not arguments.plot:
+        raise UsageError("--by needs --plot X Y")
+    table, problems = results.read(arguments.folder)
+    print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
+    if column := arguments.best or arguments.least:
+        table = results.ordered(table, column, largest_first=bool(arguments.best))
+    if arguments.csv:
+        results.write_csv(table, arguments.csv)
+    if arguments.parquet:
+        results.write_parquet(table, arguments.parquet)
+    if arguments.plot:
+        x, y = arguments.plot
+        results.plot(table, x, y, arguments.by, arguments.out or arguments.folder / "plot.svg")
+    print(results.text(table))
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from vaebook.runner.results import compare
+
+    print(compare(arguments.a, arguments.b))
+    return 0
+
+
 def _run(arguments: argparse.Namespace) -> int:
-    texts = _texts(arguments.parameters)
+    given = _given(arguments)
     source = find_notebook(arguments.notebook)
     out = _writable(arguments.out or Path(f"{source.stem}.out.ipynb"), source)
     notebook = read_notebook(source)
-    values = parse_values(texts, declared_parameters(notebook, source.stem), source.stem)
+    values = parse_values(given, declared_parameters(notebook, source.stem), source.stem)
     try:
         execute(notebook, source, out, values, progress=sys.stderr.isatty())
     except CellFailed as error:

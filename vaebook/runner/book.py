@@ -21,18 +21,9 @@ from pathlib import Path
 from typing import IO
 
 from vaebook.runner import checks
-from vaebook.runner.chapters import (
-    Book,
-    Parameter,
-    UsageError,
-    Value,
-    declared_parameters,
-    fingerprint,
-    parse_values,
-    read_book,
-    read_notebook,
-)
-from vaebook.runner.files import digest, files_below, write_atomically
+from vaebook.runner.chapters import Book, fingerprint, read_book, read_notebook
+from vaebook.runner.files import UsageError, digest, files_below, write_atomically
+from vaebook.runner.parameters import Parameter, Value, declared_parameters, parse_values
 from vaebook.runner.stored import in_step, store
 
 # Seconds that a stopped run gets to shut its kernel down: a busy one takes nbclient five.
@@ -160,6 +151,10 @@ def is_current(run: Run) -> bool:
 
 def _execute_all(runs: Sequence[Run], jobs: int) -> list[str]:
     """Run each chapter in a process of its own, ``jobs`` at a time; return the failures."""
+    from vaebook.runner.forked import start_server  # Jupyter's client, which only a build needs.
+
+    threads = max(1, cores() // jobs)
+    start_server({"OMP_NUM_THREADS": str(threads), **os.environ})
     # On a fresh machine matplotlib builds a font cache and says so, which must not land in a chapter.
     importlib.import_module("matplotlib.font_manager")
     # The later chapters train models and take longest: begin with them.
@@ -167,7 +162,7 @@ def _execute_all(runs: Sequence[Run], jobs: int) -> list[str]:
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
-                child = _Child(waiting.pop(), threads=max(1, cores() // jobs))
+                child = _Child(waiting.pop(), threads)
                 running.append(child)
                 say(f"[{_done(runs, waiting, running)}] {child.run.source.stem}: started")
             for child in [child for child in running if child.process.poll() is not None]:

@@ -1,83 +1,22 @@
-"""What a chapter is: where its source lies, which parameters it declares, when it has changed.
+"""What a chapter is: where its source lies, how it is read, when it has changed.
 
-A chapter is ``notebooks/NN_name.md``, a MyST notebook. One of its cells carries the tag
-``parameters`` and declares them, one a line: ``name: type = value  # help``.
+A chapter is ``notebooks/NN_name.md``, a MyST notebook.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import vaebook
-from vaebook.runner.files import digest, files_below
+from vaebook.runner.files import UsageError, digest, files_below
+from vaebook.runner.parameters import Value
 
-Value = int | float | str | bool
-
-
-class UsageError(Exception):
-    """The request cannot be carried out as it stands: nothing was executed, nothing written."""
-
-
-def _to_bool(text: str) -> bool:
-    return {"true": True, "false": False}[text.lower()]
-
-
-def _to_float(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
-
-
-# What each type is called in an error message, and how its text is read.
-TYPES: dict[str, tuple[str, Callable[[str], Value]]] = {
-    "int": ("a whole number such as 3", int),
-    "float": ("a finite number such as 0.2 or 1e-4", _to_float),
-    "str": ("text", str),
-    "bool": ("true or false", _to_bool),
-}
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One declared parameter; its text is the line that declares it.
-
-    >>> print(Parameter("epochs", "int", "3", "passes over the training set"))
-    epochs: int = 3  # passes over the training set
-    """
-
-    name: str
-    type: str
-    default: str
-    help: str
-
-    def __str__(self) -> str:
-        line = f"{self.name}: {self.type} = {self.default}"
-        return f"{line}  # {self.help}" if self.help else line
-
-    def parse(self, text: str) -> Value:
-        """The value that ``text`` stands for, as a native Python value.
-
-        Raises:
-            UsageError: if ``text`` is not of the declared type.
-
-        >>> Parameter("learning_rate", "float", "1e-3", "").parse("1e-4")
-        0.0001
-        """
-        wanted, convert = TYPES[self.type]
-        try:
-            return convert(text)
-        except (ValueError, KeyError):
-            raise UsageError(
-                f"parameter {self.name!r} is declared as {self.type}: expected {wanted}, got {text!r}"
-            ) from None
+SIDE = ("runner", "cli.py")
 
 
 @dataclass(frozen=True)
@@ -200,67 +139,33 @@ def _name_cells(cells: list[Any]) -> None:
         cell["id"] = name if seen[name] == 1 else f"{name}-{seen[name]}"
 
 
-def declared_parameters(notebook: Any, where: str) -> dict[str, Parameter]:
-    """The parameters that the cell tagged ``parameters`` declares, by name.
-
-    Raises:
-        UsageError: if a line of that cell is not ``name: type = value  # help``.
-    """
-    for cell in notebook.cells:
-        if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", []):
-            return {p.name: p for p in _declarations(cell.source, where)}
-    return {}
-
-
-def _declarations(source: str, where: str) -> Iterator[Parameter]:
-    lines = source.splitlines()
-    try:
-        statements = ast.parse(source).body
-    except SyntaxError as error:
-        raise UsageError(f"{where}: the parameters cell is not Python: {error}") from None
-    for statement in statements:
-        line = lines[statement.lineno - 1]
-        match statement:
-            case ast.AnnAssign(
-                target=ast.Name(name), annotation=ast.Name(kind), value=ast.expr() as value
-            ) if kind in TYPES and statement.end_lineno == statement.lineno:
-                # The syntax tree counts columns in bytes, and leaves comments out.
-                rest = line.encode()[statement.end_col_offset :].decode()
-                default = ast.get_source_segment(source, value) or ""
-                yield Parameter(name, kind, default, rest.strip(" #"))
-            case _:
-                raise UsageError(
-                    f"{where}: the parameters cell holds {line!r}; each line must read "
-                    f"name: type = value  # help, with a type of {', '.join(TYPES)}"
-                )
-
-
-def parse_values(texts: Mapping[str, str], declared: Mapping[str, Parameter], where: str) -> dict[str, Value]:
-    """Native values of the parameters given as text.
-
-    Raises:
-        UsageError: if a name is not declared (the message lists those that are), or a value is
-            not of the declared type.
-    """
-    for name in texts:
-        if name not in declared:
-            known = "".join(f"\n  {parameter}" for parameter in declared.values())
-            raise UsageError(f"{where} has no parameter {name!r}; it declares:{known or ' none'}")
-    return {name: declared[name].parse(text) for name, text in texts.items()}
-
-
 def fingerprint(source: Path, root: Path, values: Mapping[str, Value]) -> str:
     """SHA-256 of all that a chapter's outputs depend on.
 
-    That is its source, the module it imports, the locked versions of everything else, and the
-    parameters it is given. A text parameter that names files stands for their contents too.
+    That is what it is made from (:func:`source_state`) and the parameters it is given. A text
+    parameter that names files stands for their contents too.
     """
+    return with_values(source_state(source, root), values)
+
+
+def source_state(source: Path, root: Path) -> str:
+    """SHA-256 of a chapter's source, the module it imports, and the locked versions of the rest."""
     module = Path(vaebook.__file__).parent
+    # No chapter imports what runs the chapters.
+    imported = [path for path in files_below(module) if path.relative_to(module).parts[0] not in SIDE]
     lock = root / "requirements.lock"
     parts = [
-        digest(root, [source]),
-        digest(module, files_below(module)),
+        digest(source.parent, [source]),
+        digest(module, imported),
         digest(root, [lock]) if lock.is_file() else "",
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def with_values(state: str, values: Mapping[str, Value]) -> str:
+    """SHA-256 of a source's state and of the parameters that it is given."""
+    parts = [
+        state,
         json.dumps(sorted(values.items())),
         *(_named_files(value) for value in values.values() if isinstance(value, str)),
     ]

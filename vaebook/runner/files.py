@@ -1,4 +1,4 @@
-"""Write files so that an interrupted run never leaves half of one."""
+"""Write files so that an interrupted run never leaves half of one; and the errors that a user meets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+
+class UsageError(Exception):
+    """The request cannot be carried out as it stands: nothing was executed, nothing written."""
+
+
+class SweepFailed(Exception):
+    """Some runs of a sweep did not end well; the message lists them."""
 
 
 def write_atomically(path: Path, text: str) -> None:

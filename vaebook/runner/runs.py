@@ -1,0 +1,230 @@
+"""One run of a sweep: execute a chapter with given values in a process of its own, and record the outcome.
+
+:func:`perform` is all that a worker does, on this machine or another. It needs nothing but its argument,
+and whatever happens to it, the folder of runs holds whole files alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Literal
+
+from vaebook.runner import records
+from vaebook.runner.book import cores
+from vaebook.runner.chapters import find_root, source_state
+from vaebook.runner.parameters import Value
+from vaebook.runner.records import Record
+
+# Seconds that a stopped run gets to shut its kernel down: a busy one takes nbclient five.
+STOPPING_TIME = 15
+LONGEST_ERROR = 20_000
+NEVER = threading.Event()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be performed. All of it is text and numbers, so that any executor can carry it.
+
+    ``state`` is the fingerprint of the chapter's source, the module and the lock, ``id`` that of ``state``
+    and ``values``; ``since`` is when the sweep began, ``attempts`` how often a run that fails is tried.
+    ``threads`` is for one run; 0 leaves it to the worker, which shares its cores among its runs.
+    """
+
+    id: str
+    source: str
+    folder: str
+    values: dict[str, Value]
+    state: str
+    since: str
+    commit: str | None = None
+    timeout: float | None = None
+    attempts: int = 1
+    threads: int = 0
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def perform(job: Job, stop: threading.Event = NEVER) -> str:
+    """Execute ``job`` unless its record stands already; returns the record's status, or "elsewhere".
+
+    "elsewhere": another process is at it. "stopped": ``stop`` was set, and nothing was recorded.
+
+    Raises:
+        OSError: if the folder cannot be written; nothing is then recorded.
+    """
+    folder = Path(job.folder)
+    with claim(folder / f".{job.id}.lock") as mine:
+        if not mine:
+            return "elsewhere"
+        with contextlib.suppress(OSError, ValueError):
+            record = records.read(folder / f"{job.id}.json")
+            if is_done(folder, record) or record.began > job.since:
+                return record.status
+        for rest in folder.glob(f".{job.id}-*"):  # of a run that was killed: we hold its lock
+            shutil.rmtree(rest, ignore_errors=True)
+        for attempt in range(1, job.attempts + 1):
+            outcome = try_once(job, attempt, stop)
+            if outcome is None:
+                return "stopped"
+            if outcome.status == "done" or attempt == job.attempts:
+                records.write(outcome, folder)
+                return outcome.status
+        raise ValueError(f"attempts needs to be at least 1, got {job.attempts}")
+
+
+def is_done(folder: Path, record: Record) -> bool:
+    """Whether a run went well, and its notebook is still the file that it left."""
+    try:
+        state = (folder / f"{record.id}.ipynb").lstat()
+    except OSError:
+        return False
+    return record.status == "done" and state.st_size == record.notebook_bytes
+
+
+@contextlib.contextmanager
+def claim(path: Path) -> Iterator[bool]:
+    """Hold the lock ``path``, or yield False where somebody else does. It ends with its holder's process."""
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            # Its last holder may have removed the file just now, and somebody else hold a new one.
+            if not os.path.samestat(os.fstat(descriptor), path.lstat()):
+                raise FileNotFoundError
+        except FileNotFoundError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def try_once(job: Job, attempt: int, stop: threading.Event) -> Record | None:
+    """Execute the chapter once and move its notebook into place; None if it was stopped."""
+    folder = Path(job.folder)
+    part = Path(tempfile.mkdtemp(prefix=f".{job.id}-", dir=folder))
+    began, clock = now(), time.monotonic()
+    try:
+        out = part / f"{job.id}.ipynb"
+        status, error = execute(job, part, out, stop)
+        if status == "stopped":
+            return None
+        notebook = records.notebook_json(out) if out.is_file() else {"cells": []}
+        record = Record(
+            id=job.id,
+            status=status,
+            chapter=Path(job.source).stem,
+            parameters=job.values,
+            values=records.values_of(notebook),
+            seed=records.seed_of(job.values),
+            versions=records.versions(),
+            device=records.device(),
+            commit=job.commit,
+            source=job.state,
+            began=began,
+            seconds=round(time.monotonic() - clock, 3),
+            cell_seconds=records.cell_seconds(notebook),
+            notebook_bytes=out.stat().st_size if out.is_file() else 0,
+            attempts=attempt,
+            error=error,
+        )
+        if out.is_file():
+            out.replace(folder / out.name)
+        return record
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def execute(
+    job: Job, part: Path, out: Path, stop: threading.Event
+) -> tuple[records.Status | Literal["stopped"], str | None]:
+    """Run the chapter in a process of its own; returns how it ended, and what it said if not well."""
+    source = Path(job.source)
+    root = find_root(source.parent) or source.parent
+    if source_state(source, root) != job.state:
+        return "failed", "the chapter, the module or the lock changed since the sweep began; start it again"
+    given = part / "parameters.json"
+    given.write_text(json.dumps(job.values), encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "vaebook.cli",
+        "run",
+        str(source),
+        "--params",
+        str(given),
+        "--out",
+        str(out),
+    ]
+    with tempfile.TemporaryFile() as log:
+        process = spawn(command, job.threads or threads_for_one(), log)
+        deadline = time.monotonic() + (job.timeout or float("inf"))
+        while (code := process.poll()) is None:
+            if stop.is_set() or time.monotonic() > deadline:
+                end(process)
+                if stop.is_set():
+                    return "stopped", None
+                return "timeout", f"stopped after {job.timeout:g} s"
+            time.sleep(0.02)
+        log.seek(0)
+        said = log.read().decode(errors="replace").strip()[-LONGEST_ERROR:]
+        said = said.replace(str(out), str(Path(job.folder) / out.name))
+    if code == 0:
+        return "done", None
+    if code < 0:
+        return "died", f"the run's process was ended by signal {-code}\n{said}".strip()
+    return "failed", said or f"exit code {code}"
+
+
+def threads_for_one() -> int:
+    """The cores of this Dask worker, shared among the runs that it has at once."""
+    from distributed import get_worker
+
+    return max(1, cores() // int(get_worker().state.nthreads))
+
+
+def spawn(command: list[str], threads: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start ``command`` in a process group of its own; its libraries use at most ``threads`` threads."""
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    threads = min(threads, int(chosen)) if chosen.isdecimal() and int(chosen) else threads
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        start_new_session=True,
+    )
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the run to stop, which keeps the part that ran and ends its kernel; leave nothing of its group."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STOPPING_TIME)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
