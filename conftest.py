@@ -14,6 +14,8 @@ import hypothesis
 import matplotlib
 import pytest
 
+from vaebook.runner import forked
+
 # `pytest notebooks --nbval` collects nothing in tests/, so nothing else would put it on the path.
 sys.path.insert(0, str(Path(__file__).parent / "tests"))
 pytest_plugins = ["pytester", "outputs"]
@@ -39,3 +41,6 @@ def pytest_configure(config: pytest.Config) -> None:
         # Builds the font cache of a fresh machine here: in a kernel it may take over five seconds,
         # and matplotlib then says so on stderr, which is an output that the chapter does not have.
         importlib.import_module("matplotlib.font_manager")
+        # All kernels of the session are forked from one process, unless the user chose otherwise.
+        os.environ.setdefault("JUPYTER_DEFAULT_PROVISIONER_NAME", forked.NAME)
+        forked.start_server()

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vaebook.runner.chapters import Value
 from vaebook.runner.files import ipynb_text, read_ipynb, write_atomically
-
-# A Unix socket's path has room for about 100 characters, of which ours need 40.
-LONGEST_SOCKET_FOLDER = 60
+from vaebook.runner.parameters import Value
 
 
 class CellFailed(Exception):
@@ -101,11 +97,9 @@ def _without_colour(text: str) -> str:
 @contextmanager
 def _private_folder() -> Iterator[Path]:
     """A folder that only this user can enter, with a path short enough for sockets."""
-    base = tempfile.gettempdir()
-    if len(os.fsencode(base)) > LONGEST_SOCKET_FOLDER and os.access("/tmp", os.W_OK):
-        base = "/tmp"
-    # mkdtemp gives mode 0700; papermill takes braces in a path for parameters, it has none.
-    folder = Path(tempfile.mkdtemp(prefix="vaebook-", dir=base)).resolve()
+    from vaebook.runner.forked import private_folder
+
+    folder = private_folder()
     try:
         yield folder
     finally:
@@ -116,6 +110,8 @@ def _connection(folder: Path) -> Any:
     """Configuration that makes the kernel's five channels sockets in ``folder``."""
     import zmq
     from traitlets.config import Config
+
+    from vaebook.runner.forked import LONGEST_SOCKET_FOLDER
 
     manager = {"connection_file": str(folder / "kernel.json")}
     fits = len(os.fsencode(folder)) <= LONGEST_SOCKET_FOLDER + len("/vaebook-12345678")
@@ -128,6 +124,8 @@ def _kernel_environment(folder: Path) -> dict[str, str]:
     """Environment in which nothing that a user configured for other work changes an output."""
     from ipykernel.kernelspec import write_kernel_spec
 
+    from vaebook.runner.forked import NAME, SOCKET
+
     # First on Jupyter's path, so that a kernel of that name installed by the user, or another
     # python3 on PATH, cannot take its place.
     write_kernel_spec(folder / "jupyter" / "kernels" / "python3")
@@ -137,6 +135,9 @@ def _kernel_environment(folder: Path) -> dict[str, str]:
         "IPYTHONDIR": str(folder / "ipython"),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     }
+    # A server pays from its second kernel on: whoever runs several notebooks has started one.
+    if SOCKET in os.environ:
+        environment["JUPYTER_DEFAULT_PROVISIONER_NAME"] = NAME
     # A relative folder means the one seen from here, also for a chapter that changes folders.
     if data := os.environ.get("VAEBOOK_DATA"):
         environment["VAEBOOK_DATA"] = str(Path(data).expanduser().absolute())
