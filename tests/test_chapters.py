@@ -28,7 +28,7 @@ NAMES = {
     "seed": "int",
 }
 LONGEST_CELL, LONGEST_FOLDED_CELL = 30, 40  # lines; what draws a diagram is folded
-LABEL = re.compile(r"^:label: *((?:eq|def)-[a-z0-9-]+)$", re.M)
+LABEL = re.compile(r"^ *:label: *((?:eq|def)-[a-z0-9-]+)$", re.M)
 
 
 def cells(chapter: Path, kind: str) -> list[Any]:

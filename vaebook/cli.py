@@ -18,11 +18,12 @@ from types import FrameType
 from typing import NoReturn
 
 from vaebook import __version__
-from vaebook.runner.book import RunFailed, build, cores, out_of_step, refresh
+from vaebook.runner.book import RunFailed, build, out_of_step, refresh
 from vaebook.runner.chapters import find_notebook, read_notebook
 from vaebook.runner.execute import CellFailed, execute
 from vaebook.runner.files import SweepFailed, UsageError
 from vaebook.runner.parameters import declared_parameters, parse_values, read_parameter_file, table
+from vaebook.runner.processes import cores
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,10 +24,8 @@ from vaebook.runner import checks
 from vaebook.runner.chapters import Book, fingerprint, read_book, read_notebook
 from vaebook.runner.files import UsageError, digest, files_below, write_atomically
 from vaebook.runner.parameters import Parameter, Value, declared_parameters, parse_values
+from vaebook.runner.processes import cores, end, spawn, with_threads
 from vaebook.runner.stored import in_step, store
-
-# Seconds that a stopped run gets to shut its kernel down: a busy one takes nbclient five.
-STOPPING_TIME = 15
 
 
 @dataclass(frozen=True)
@@ -151,10 +149,6 @@ def is_current(run: Run) -> bool:
 
 def _execute_all(runs: Sequence[Run], jobs: int) -> list[str]:
     """Run each chapter in a process of its own, ``jobs`` at a time; return the failures."""
-    from vaebook.runner.forked import start_server  # Jupyter's client, which only a build needs.
-
-    threads = max(1, cores() // jobs)
-    start_server({"OMP_NUM_THREADS": str(threads), **os.environ})
     # On a fresh machine matplotlib builds a font cache and says so, which must not land in a chapter.
     importlib.import_module("matplotlib.font_manager")
     # The later chapters train models and take longest: begin with them.
@@ -162,7 +156,7 @@ def _execute_all(runs: Sequence[Run], jobs: int) -> list[str]:
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
-                child = _Child(waiting.pop(), threads)
+                child = _Child(waiting.pop(), max(1, cores() // jobs))
                 running.append(child)
                 say(f"[{_done(runs, waiting, running)}] {child.run.source.stem}: started")
             for child in [child for child in running if child.process.poll() is not None]:
@@ -189,20 +183,11 @@ class _Child:
         self.fingerprint = run.fingerprint()
         self.begun = time.monotonic()
         self.log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
-        command = [sys.executable, "-m", "vaebook.cli", "run", str(run.source)]
-        command += ["--out", str(run.partial)]
+        words = ["run", str(run.source), "--out", str(run.partial)]
         for name, text in run.texts.items():
-            command += ["-p", name, text]
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
-            # Kernels side by side share the cores; a number that the user chose stays.
-            env={"OMP_NUM_THREADS": str(threads), **os.environ},
-            # Ctrl-C in the terminal reaches this process alone, which stops each child once.
-            start_new_session=True,
-        )
+            words += ["-p", name, text]
+        # Kernels side by side share the cores.
+        self.process = spawn(words, with_threads(threads), self.log)
 
     def ok(self) -> bool:
         return self.process.returncode == 0
@@ -233,13 +218,9 @@ def keep(run: Run, made_from: str) -> None:
 
 def _stop(children: Sequence[_Child]) -> None:
     for child in children:
-        child.process.terminate()
+        child.process.send_signal(signal.SIGTERM)
     for child in children:
-        try:
-            child.process.wait(STOPPING_TIME)
-        except subprocess.TimeoutExpired:
-            child.process.kill()
-            child.process.wait()
+        end(child.process)
         child.log.close()
 
 
@@ -323,13 +304,6 @@ def _run_sphinx(stage: Path, target: Path) -> Path:
     if done.returncode != 0 or not (html / "index.html").is_file():
         raise RunFailed(f"{done.stderr.strip()}\n\nrendering failed; the whole log is in {log}")
     return html
-
-
-def cores() -> int:
-    """Cores that this process may use, which can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def say(message: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 # The page's source holds this line where the tables go.
 MARK = "<!-- the checks of this build -->"
 TITLE = re.compile(r"^# (.+)$", re.M)
-LABEL = re.compile(r"^:label: *((?:eq|def)-[a-z0-9-]+) *$", re.M)
+LABEL = re.compile(r"^ *:label: *((?:eq|def)-[a-z0-9-]+) *$", re.M)
 
 
 class ChecksDisagree(Exception):

@@ -1,14 +1,12 @@
-"""Kernels that start in tenths of a second: forked from a process that has the libraries loaded.
+"""Kernels and runs that start in tenths of a second: forked from a process with the libraries loaded.
 
-:class:`ForkedProvisioner` is a Jupyter kernel provisioner. Whatever starts kernels through
-jupyter_client uses it where JUPYTER_DEFAULT_PROVISIONER_NAME names it. The process that forks, see
-:mod:`vaebook.runner.server`, serves the one that started it and all that descend from that. Where
-it cannot give the kernel that a plain start would give, the start is a plain one.
+The process that forks, see :mod:`vaebook.runner.server`, serves the one that started it and all that
+descend from that. Where it cannot give the process that a plain start would give, :func:`fork` says so,
+and the start is a plain one.
 """
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import json
 import os
@@ -23,9 +21,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from jupyter_client.connect import KernelConnectionInfo
-from jupyter_client.provisioning.local_provisioner import LocalProvisioner
-
 NAME = "vaebook-forked"
 # Names the server's socket, for this process and those that it starts.
 SOCKET = "VAEBOOK_FORK_SERVER"
@@ -37,7 +32,7 @@ STREAMS = ("stdout", "stderr")
 
 
 class PlainStart(Exception):
-    """The kernel cannot be forked; the message says why."""
+    """The process cannot be forked; the message says why."""
 
 
 def private_folder() -> Path:
@@ -50,12 +45,12 @@ def private_folder() -> Path:
 
 
 def start_server(environment: Mapping[str, str] | None = None) -> None:
-    """Start the process that forks kernels, and do not wait for it.
+    """Start the process that forks, and do not wait for it.
 
     Nothing is done where there is one already, where the user chose another kernel provisioner, and
     on systems other than Linux.
 
-    Kernels whose environment agrees with ``environment`` (this process's own, if not given) in what
+    Processes whose environment agrees with ``environment`` (this process's own, if not given) in what
     libraries read at their start can be forked. The server ends with this process, however it ends.
     """
     chosen = os.environ.get("JUPYTER_DEFAULT_PROVISIONER_NAME", NAME)
@@ -88,8 +83,8 @@ def _forget(process: subprocess.Popen[bytes], folder: Path, owner: int) -> None:
         process.returncode = process.poll() or 0  # Or Python warns that it runs.
 
 
-class ForkedKernel:
-    """A kernel's process, as ``subprocess.Popen`` shows one, known to us through the server alone.
+class ForkedProcess:
+    """A forked process, as ``subprocess.Popen`` shows one, known to us through the server alone.
 
     Its signals are sent by the server, whose child it is: a process that took over its number is
     never met. It dies with the server, so that the end of the connection is its end.
@@ -124,8 +119,10 @@ class ForkedKernel:
                 self.connection.send(f"signal {int(number)}".encode())
 
 
-def fork_kernel(command: list[str], **options: Any) -> ForkedKernel:
-    """Ask the server for a kernel that ``subprocess.Popen(command, **options)`` would start.
+def fork(command: list[str], **options: Any) -> ForkedProcess:
+    """Ask the server for the process that ``subprocess.Popen(command, **options)`` would start.
+
+    It has a session of its own, and no standard input.
 
     Raises:
         PlainStart: if it cannot be forked.
@@ -133,17 +130,18 @@ def fork_kernel(command: list[str], **options: Any) -> ForkedKernel:
     streams = [_descriptor(options.pop(name, None), number) for number, name in enumerate(STREAMS, 1)]
     environment, cwd = dict(options.pop("env")), options.pop("cwd", None) or Path.cwd()
     if unknown := [name for name, value in options.items() if value]:
-        raise PlainStart(f"no forked kernel with {', '.join(unknown)}")
+        raise PlainStart(f"no fork with {', '.join(unknown)}")
     if SOCKET not in os.environ:
         raise PlainStart("no server on this system")
     from vaebook.runner.server import surroundings  # Imports what other systems lack.
 
     match command:
-        case [sys.executable, "-m", "ipykernel_launcher", *arguments]:
+        case [sys.executable, "-m", "ipykernel_launcher" | "vaebook.cli" as module, *arguments]:
             pass
         case _:
-            raise PlainStart("another interpreter or kernel")
+            raise PlainStart("another interpreter or program")
     request = {
+        "module": module,
         "arguments": arguments,
         "cwd": str(Path(cwd).absolute()),
         "environment": environment,
@@ -157,11 +155,11 @@ def _descriptor(stream: Any, default: int) -> int:
         return default
     number = int(stream if isinstance(stream, int) else stream.fileno())
     if number < 0:
-        raise PlainStart("a pipe to the kernel")
+        raise PlainStart("a pipe to the process")
     return number
 
 
-def _ask(path: str, request: bytes, streams: list[int]) -> ForkedKernel:
+def _ask(path: str, request: bytes, streams: list[int]) -> ForkedProcess:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.settimeout(PATIENCE)
     try:
@@ -173,34 +171,4 @@ def _ask(path: str, request: bytes, streams: list[int]) -> ForkedKernel:
     except BaseException:
         connection.close()
         raise
-    return ForkedKernel(connection, int(answer.removeprefix("started ")))
-
-
-class ForkedProvisioner(LocalProvisioner):
-    """Starts kernels by a fork where that makes no difference, and plainly where it would."""
-
-    process: Any = None  # A Popen, or a ForkedKernel.
-
-    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
-        try:
-            start_server()
-            kernel = fork_kernel(cmd, **self._scrub_kwargs(kwargs))
-        except (PlainStart, OSError) as reason:
-            self.log.info("plain start of the kernel: %s", reason)
-            return await super().launch_kernel(cmd, **kwargs)
-        self.process, self.pid, self.pgid = kernel, kernel.pid, kernel.pid
-        self.cwd = kwargs.get("cwd") or Path.cwd()
-        return self.connection_info
-
-    async def send_signal(self, signum: int) -> None:
-        if isinstance(self.process, ForkedKernel):
-            self.process.send_signal(signum)
-        else:
-            await super().send_signal(signum)
-
-    async def shutdown_requested(self, restart: bool = False) -> None:
-        # The manager looks ten times a second whether the kernel has gone. An idle one goes sooner.
-        for _ in range(100):
-            if not isinstance(self.process, ForkedKernel) or self.process.poll() is not None:
-                break
-            await asyncio.sleep(0.005)
+    return ForkedProcess(connection, int(answer.removeprefix("started ")))

@@ -11,9 +11,6 @@ import fcntl
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -21,16 +18,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 from vaebook.runner import records
-from vaebook.runner.book import cores
 from vaebook.runner.chapters import find_root, source_state
 from vaebook.runner.parameters import Value
+from vaebook.runner.processes import cores, end, spawn, with_threads
 from vaebook.runner.records import Record
 
-# Seconds that a stopped run gets to shut its kernel down: a busy one takes nbclient five.
-STOPPING_TIME = 15
 LONGEST_ERROR = 20_000
 NEVER = threading.Event()
 
@@ -168,19 +163,9 @@ def execute(
         return "failed", "the chapter, the module or the lock changed since the sweep began; start it again"
     given = part / "parameters.json"
     given.write_text(json.dumps(job.values), encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "vaebook.cli",
-        "run",
-        str(source),
-        "--params",
-        str(given),
-        "--out",
-        str(out),
-    ]
+    words = ["run", str(source), "--params", str(given), "--out", str(out)]
     with tempfile.TemporaryFile() as log:
-        process = spawn(command, job.threads or threads_for_one(), log)
+        process = spawn(words, with_threads(job.threads or threads_for_one()), log)
         deadline = time.monotonic() + (job.timeout or float("inf"))
         while (code := process.poll()) is None:
             if stop.is_set() or time.monotonic() > deadline:
@@ -204,27 +189,3 @@ def threads_for_one() -> int:
     from distributed import get_worker
 
     return max(1, cores() // int(get_worker().state.nthreads))
-
-
-def spawn(command: list[str], threads: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Start ``command`` in a process group of its own; its libraries use at most ``threads`` threads."""
-    chosen = os.environ.get("OMP_NUM_THREADS", "")
-    threads = min(threads, int(chosen)) if chosen.isdecimal() and int(chosen) else threads
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        start_new_session=True,
-    )
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the run to stop, which keeps the part that ran and ends its kernel; leave nothing of its group."""
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(STOPPING_TIME)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

@@ -44,10 +44,13 @@ LIBRARIES = (
     "sympy",
     "sklearn.datasets",
     "safetensors.torch",
+    "papermill",
+    "jupytext",
+    "pydantic",
 )
 # Longest message; each is one packet, which the system neither splits nor joins.
 LONGEST = 128 * 1024
-REQUEST = {"arguments": list, "cwd": str, "environment": dict, "surroundings": dict}
+REQUEST = {"module": str, "arguments": list, "cwd": str, "environment": dict, "surroundings": dict}
 # Variables that Python or a library reads while it starts, so that a later change has no effect.
 READ_AT_START = re.compile(
     r"(PYTHON|LD_|MALLOC_|GLIBC_|OMP_|GOMP_|KMP_|MKL_|OPENBLAS_|GOTO_|BLIS_|ATEN_|ONEDNN_|DNNL_|TORCH"
@@ -126,6 +129,8 @@ def checked(message: bytes) -> dict[str, Any]:
     texts = [*request["arguments"], request["cwd"], *request["environment"], *request["environment"].values()]
     if not all(isinstance(text, str) and "\0" not in text for text in texts):
         raise ValueError("expected text without NUL")
+    if request["module"] not in ("ipykernel_launcher", "vaebook.cli"):
+        raise ValueError("expected another module")
     if not all(name and "=" not in name for name in request["environment"]):
         raise ValueError("expected names of variables")
     return request
@@ -261,11 +266,11 @@ def send(connection: socket.socket, text: str) -> None:
         connection.send(text[:1000].encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
-def become_kernel(
+def become(
     request: Mapping[str, Any], files: list[int], server: int, threads: str | None, status: list[int]
 ) -> None:
-    """What ``python -m ipykernel_launcher ARGUMENTS`` does, in a process forked for it."""
-    # A kernel must not outlive the server, which alone knows whether anybody still wants it.
+    """What ``python -m MODULE ARGUMENTS`` does, in a process forked for it."""
+    # A process must not outlive the server, which alone knows whether anybody still wants it.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != server:
         os._exit(1)
@@ -283,12 +288,17 @@ def become_kernel(
     sys.modules["numpy"].random.seed()
     sys.modules["torch"].default_generator.seed()
     importlib.invalidate_caches()
-    launcher = importlib.util.find_spec("ipykernel_launcher")
-    sys.argv = [str(launcher and launcher.origin), *request["arguments"]]
-    from ipykernel.kernelapp import IPKernelApp
+    module = importlib.util.find_spec(request["module"])
+    sys.argv = [str(module and module.origin), *request["arguments"]]
+    if request["module"] == "vaebook.cli":
+        from vaebook.cli import main
 
-    IPKernelApp.launch_instance(parent_handle=server)
-    status[0] = 0
+        status[0] = main()
+    else:
+        from ipykernel.kernelapp import IPKernelApp
+
+        IPKernelApp.launch_instance(parent_handle=server)
+        status[0] = 0
 
 
 def apply_threads(wanted: str | None, loaded: str | None) -> None:
@@ -315,7 +325,7 @@ def main() -> None:
     server, own = Server(socket.socket(fileno=listener), watched), os.getpid()
     load_libraries()
     if order := server.serve():
-        become_kernel(*order, own, server.threads, status)
+        become(*order, own, server.threads, status)
 
 
 def leave(status: list[int]) -> None:

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from vaebook.runner import records
-from vaebook.runner.book import cores
 from vaebook.runner.chapters import find_root, read_notebook, source_state, with_values
 from vaebook.runner.files import SweepFailed, UsageError
 from vaebook.runner.parameters import Value, declared_parameters, default_values, parse_values
+from vaebook.runner.processes import cores
 from vaebook.runner.runs import Job, is_done, now, perform
 
 SECONDS_BETWEEN_LOOKS = 0.5

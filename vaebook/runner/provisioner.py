@@ -1,0 +1,45 @@
+"""The Jupyter kernel provisioner that forks kernels: see :mod:`vaebook.runner.forked`.
+
+Whatever starts kernels through jupyter_client uses it where JUPYTER_DEFAULT_PROVISIONER_NAME names it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
+
+from vaebook.runner.forked import ForkedProcess, PlainStart, fork, start_server
+
+
+class ForkedProvisioner(LocalProvisioner):
+    """Starts kernels by a fork where that makes no difference, and plainly where it would."""
+
+    process: Any = None  # A Popen, or a ForkedProcess.
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
+        try:
+            start_server()
+            kernel = fork(cmd, **self._scrub_kwargs(kwargs))
+        except (PlainStart, OSError) as reason:
+            self.log.info("plain start of the kernel: %s", reason)
+            return await super().launch_kernel(cmd, **kwargs)
+        self.process, self.pid, self.pgid = kernel, kernel.pid, kernel.pid
+        self.cwd = kwargs.get("cwd") or Path.cwd()
+        return self.connection_info
+
+    async def send_signal(self, signum: int) -> None:
+        if isinstance(self.process, ForkedProcess):
+            self.process.send_signal(signum)
+        else:
+            await super().send_signal(signum)
+
+    async def shutdown_requested(self, restart: bool = False) -> None:
+        # The manager looks ten times a second whether the kernel has gone. An idle one goes sooner.
+        for _ in range(100):
+            if not isinstance(self.process, ForkedProcess) or self.process.poll() is not None:
+                break
+            await asyncio.sleep(0.005)
