@@ -26,13 +26,13 @@ book: $(INSTALLED) ## execute what changed and render _build/html/index.html
 	@$(BIN)/vaebook build
 
 test: $(INSTALLED) ## unit tests, doctests, and every chapter against its stored outputs
-	@$(BIN)/pytest --nbval notebooks tests vaebook
+	@$(BIN)/pytest -n auto --dist loadscope --nbval notebooks tests vaebook
 
 test-portable: $(INSTALLED) ## the stored outputs again, as one thread of an older processor computes them
 	@OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 \
-	    OPENBLAS_CORETYPE=Nehalem $(BIN)/pytest --nbval notebooks
+	    OPENBLAS_CORETYPE=Nehalem $(BIN)/pytest -n auto --dist loadscope --nbval notebooks
 
-mutants: $(INSTALLED) ## put small mistakes into the mathematics and see that the tests notice (7 minutes)
+mutants: $(INSTALLED) ## put small mistakes into the mathematics and see that the tests notice (part of test)
 	@$(BIN)/python tests/mutants.py
 
 lab: $(INSTALLED) ## JupyterLab; a chapter's .md opens as a notebook, with the outputs of its pair

@@ -15,6 +15,7 @@ import matplotlib
 import pytest
 
 from vaebook.runner import forked
+from vaebook.runner.processes import cores
 
 # `pytest notebooks --nbval` collects nothing in tests/, so nothing else would put it on the path.
 sys.path.insert(0, str(Path(__file__).parent / "tests"))
@@ -37,6 +38,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # where the environment names no other.
     matplotlib.use("agg")
     os.environ.pop("MPLBACKEND", None)
+    # Tests that run side by side, and the kernels that they start, share the cores.
+    if workers := config.getoption("numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // workers)))
     if config.getoption("nbval", False):
         # Builds the font cache of a fresh machine here: in a kernel it may take over five seconds,
         # and matplotlib then says so on stderr, which is an output that the chapter does not have.

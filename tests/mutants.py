@@ -7,6 +7,8 @@ log σ for log σ², a wrong axis. The tests that mirror the module have to fail
 The interpreter loads torch once and forks for each mutant, which then imports a changed copy of the package.
 """
 
+import gc
+import importlib
 import os
 import shutil
 import sys
@@ -166,11 +168,28 @@ def failures(mutants: Sequence[Mutant], jobs: int) -> Iterator[tuple[Mutant, boo
         yield mutant, os.waitstatus_to_exitcode(status) == 1
 
 
+def preload() -> None:
+    """Import what the tests import, once for all forks; not pytest's plugins, which have to be rewritten by it."""
+    for name in (
+        "sklearn.datasets",
+        "torch.optim",
+        "matplotlib.pyplot",
+        "IPython.display",
+        "sympy",
+        "scipy.ndimage",
+        "PIL.Image",
+        "jupyter_client.manager",
+        "nbformat",
+    ):
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # or a fork's collector would touch, and so copy, every page
+
+
 def main() -> int:
     jobs = int(sys.argv[1]) if len(sys.argv) > 1 else os.cpu_count() or 1
     os.environ["OMP_NUM_THREADS"] = "1"  # a fork cannot share its parent's threads
-    import sklearn.datasets  # noqa: F401
-    import torch.optim  # noqa: F401
+    preload()
 
     # On the unchanged module every test must pass: without this a broken set-up would look like a row of catches.
     controls = [(module, old, old) for module, old in {module: old for module, old, _ in MUTANTS}.items()]

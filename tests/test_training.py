@@ -17,7 +17,7 @@ from torch import Tensor
 from vaebook.data import load
 from vaebook.models import VAE, AutoEncoder, mlp_vae
 from vaebook.objectives import elbo_from_loss, practical_loss, reconstruction_loss
-from vaebook.training import History, train
+from vaebook.training import History, train, validate
 
 
 def vae(seed: int = 0, hidden: int = 16) -> VAE:
@@ -79,6 +79,13 @@ def test_same_seed_same_numbers_other_seed_others(digits: tuple[Tensor, Tensor])
     one, same, other = (run(vae(), digits, epochs=2, seed=s) for s in (0, 0, 1))
     assert one == same
     assert one.train["J"] != other.train["J"]
+
+
+def test_measuring_has_noise_of_its_own_which_the_seed_decides(digits: tuple[Tensor, Tensor]) -> None:
+    model, (_, x) = vae(), digits
+    at_7 = validate(model, x, 3, 7, practical_loss)
+    torch.testing.assert_close(validate(model, x, 3, 7, practical_loss), at_7, rtol=0, atol=0)
+    assert not torch.equal(validate(model, x, 3, 8, practical_loss), at_7)
 
 
 def test_the_global_generator_is_neither_read_nor_moved(digits: tuple[Tensor, Tensor]) -> None:
