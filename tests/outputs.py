@@ -27,6 +27,10 @@ from nbval.plugin import IPyNbCell
 from PIL import Image
 from scipy.ndimage import gaussian_filter, uniform_filter
 
+# What a page embeds in base64: a picture, the explorer's numbers. The output's image/png, which is compared as a
+# picture, vouches for both.
+EMBEDDED = re.compile(r'(?<=data:image/png;base64,)[^"]*|(?<=<script type="application/json">)[^<]*')
+
 
 class Tolerance(NamedTuple):
     rtol: float  # relative to the larger of the two numbers
@@ -190,7 +194,8 @@ def content(output: dict[str, Any]) -> dict[str, Any]:
         return {"error": f"{output['ename']}: {output['evalue']}"}
     # A widget's value is a random model id.
     data = {mime: v for mime, v in output["data"].items() if "jupyter.widget-view" not in mime}
-    return {f"{output['output_type']} {mime}": value for mime, value in data.items()}
+    shown = {f"{output['output_type']} {mime}": value for mime, value in data.items()}
+    return {kind: EMBEDDED.sub("", v) if kind.endswith("text/html") else v for kind, v in shown.items()}
 
 
 def compare_outputs(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vaebook.estimates import Estimate, monte_carlo
+from vaebook.estimates import Estimate, exceeds, monte_carlo
 
 
 def test_against_numpy() -> None:
@@ -37,3 +37,15 @@ def test_one_draw_has_no_standard_error() -> None:
 )
 def test_written_with_two_digits_of_the_error(estimate: Estimate, text: str) -> None:
     assert str(estimate) == text
+
+
+def test_exceeds_pairs_the_examples_and_wants_three_standard_errors() -> None:
+    spread = torch.randn(400, generator=torch.Generator().manual_seed(0)).double()
+    spread = (spread - spread.mean()) / spread.std()  # a standard error of 1/20 for the mean
+    examples = 100 * torch.arange(400.0).double()  # far apart, and the same on both sides
+    assert exceeds(examples + spread + 0.151, examples)
+    assert not exceeds(examples + spread + 0.149, examples)
+    assert not exceeds(examples, examples + spread + 0.151)
+    rows = torch.stack([spread + 0.2, spread + 0.1])
+    assert exceeds(rows[:1], torch.zeros(1, 400))
+    assert not exceeds(rows, torch.zeros(2, 400))  # the second does not

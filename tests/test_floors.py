@@ -11,6 +11,7 @@ FLOORS = [
     {"objectives"},
     {"training", "evaluation"},
     {"figures"},
+    {"explorer"},
 ]
 SIDE = {"cli", "runner"}  # runs chapters from outside, and imports nothing of the above
 PACKAGE = Path(__file__).parent.parent / "vaebook"

@@ -11,7 +11,7 @@ import torch
 from nbclient import NotebookClient
 
 from vaebook.estimates import Estimate
-from vaebook.ledger import CheckFailed, check, record
+from vaebook.ledger import CheckFailed, check, claim, record
 
 
 def test_equal_sides_pass_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,3 +97,12 @@ def test_in_a_notebook_both_leave_outputs_that_the_book_reads() -> None:
 def test_importing_the_ledger_does_not_load_sphinx() -> None:
     code = "import sys, vaebook.ledger; sys.exit(any(m in sys.modules for m in ('sphinx', 'myst_nb')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_claim_must_hold_in_the_books_settings_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    claim("a", True, book=True)
+    claim("b", True, book=False)
+    claim("c", False, book=False)
+    assert capsys.readouterr().out.splitlines() == ["✓ a", "✓ b", "✗ not with these settings: c"]
+    with pytest.raises(CheckFailed, match="^d$"):
+        claim("d", False, book=True)

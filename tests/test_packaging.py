@@ -86,14 +86,14 @@ def empty_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_imports_in_an_empty_environment(empty_environment: Path) -> None:
-    code = "import vaebook, importlib.resources as r; print(vaebook.__version__, r.files(vaebook) / 'book.mplstyle')"
+    names = ("book.mplstyle", "explorer.css", "explorer.js")
+    code = f"""import vaebook, importlib.resources as r
+print(vaebook.__version__, *(r.files(vaebook) / name for name in {names}), sep="\\n")"""
     command = [empty_environment / "python", "-I", "-W", "error", "-c", code]
-    version, style = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split(
-        maxsplit=1
-    )
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    version, *paths = shown.splitlines()
     assert version == PROJECT["version"]
-    assert Path(style.strip()).is_file()
-    assert "site-packages" in style
+    assert all(Path(path).is_file() and "site-packages" in path for path in paths)
 
 
 def test_help_needs_nothing_installed(empty_environment: Path) -> None:

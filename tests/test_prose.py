@@ -29,6 +29,7 @@ GIVEN = {
     "12_covariance": {"1325": "50 · 53 / 2"},
     "13_joint_view": {"255": "grey levels"},
     "14_museum_of_bugs": {"5000": "what a bug was asked for"},
+    "explorer": {"0.05": "a step of the keys", "0.5": "a long step"},
     "intro": {
         "1,797": "the digits",
         "1,437": "80 %",
@@ -100,7 +101,7 @@ def test_no_result_is_typed(chapter: Path) -> None:
     assert typed_results(cells, set(GIVEN.get(chapter.stem, {}))) == []
 
 
-@pytest.mark.parametrize("name", ["intro", "notation", "checks"])
+@pytest.mark.parametrize("name", ["intro", "notation", "checks", "explorer"])
 def test_nor_on_the_other_pages(name: str) -> None:
     found = results((ROOT / f"{name}.md").read_text(encoding="utf-8"))
     assert set(found) == set(GIVEN.get(name, {}))

@@ -11,7 +11,9 @@ from vaebook.runner.chapters import read_notebook
 from vaebook.runner.parameters import declared_parameters
 
 CHAPTERS = sorted((Path(__file__).parent.parent / "notebooks").glob("[0-9]*.md"))
-RANGE = re.compile(r"(?P<least>[\d,]+) or more|at least (?P<from>\d+)|above (?P<above>\d+)|from (?P<low>\d+) to")
+RANGE = re.compile(
+    r"(?P<least>[\d,]+) or more|at least (?P<from>\d+)|above (?P<above>\d+)|from (?P<low>\d+) to"
+)
 
 
 @pytest.mark.parametrize("value", [0, 1, -5, 2.0, 2.5, True, "3", None, float("nan")])

@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(str(error), 1)
     except ModuleNotFoundError as error:
         return _complain(f"vaebook: {error}; install vaebook with its dependencies", 1)
-    except KeyboardInterrupt:
-        return _complain("vaebook: interrupted", 130)
+    except KeyboardInterrupt as error:
+        return _complain(": ".join(["vaebook: interrupted", *map(str, error.args)]), 130)
 
 
 def _complain(message: str, code: int) -> int:
@@ -153,11 +153,11 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Show the parameters and the recorded values of two executed notebooks side by side, with the "
-        "difference in standard errors where there are any."
+        "Show the parameters and the recorded values of two runs side by side, with the difference in "
+        "standard errors where there are any. A and B are executed notebooks or records (.json)."
     )
-    parser.add_argument("a", metavar="A.ipynb", type=Path)
-    parser.add_argument("b", metavar="B.ipynb", type=Path)
+    parser.add_argument("a", metavar="A", type=Path)
+    parser.add_argument("b", metavar="B", type=Path)
     parser.set_defaults(command=_compare)
 
 
@@ -249,14 +249,15 @@ def _params(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from vaebook.runner.sweep import describe, plan, split, sweep, varied
+    from vaebook.runner.sweep import plan, preview, sweep
 
     source = find_notebook(arguments.notebook)
     folder = arguments.out or Path(f"{source.stem}.runs")
     grid = {name: values.split(",") for name, values in _texts(arguments.grid).items()}
-    at_once = arguments.jobs or cores()
-    if at_once > cores() and not arguments.scheduler:
-        raise UsageError(f"--jobs needs at most {cores()}, the cores of this machine, got {at_once}")
+    if arguments.jobs and arguments.scheduler:
+        raise UsageError("--jobs is for this machine; how many runs a cluster has at once, its workers say")
+    if (arguments.jobs or 1) > cores():
+        raise UsageError(f"--jobs needs at most {cores()}, the cores of this machine, got {arguments.jobs}")
     jobs = plan(
         source,
         folder,
@@ -265,24 +266,19 @@ def _sweep(arguments: argparse.Namespace) -> int:
         arguments.seeds,
         timeout=arguments.timeout,
         attempts=arguments.retries + 1,
-        threads=0 if arguments.scheduler else cores() // at_once,
     )
-    if not arguments.dry_run:
-        print(sweep(jobs, folder, arguments.scheduler, at_once))
-        return 0
-    done, _, problems = split(jobs, folder)
-    for job in jobs:
-        print(f"{'done ' if job in done else 'to do'} {describe(job, varied(jobs))}")
-    print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
-    print(f"{len(jobs)} runs, {len(done)} done, in {folder}")
+    if arguments.dry_run:
+        print(preview(jobs, folder))
+    else:
+        print(sweep(jobs, folder, arguments.scheduler, arguments.jobs))
     return 0
 
 
 def _results(arguments: argparse.Namespace) -> int:
     from vaebook.runner import results
 
-    if arguments.by and not arguments.plot:
-        raise UsageError("--by needs --plot X Y")
+    if (arguments.by or arguments.out) and not arguments.plot:
+        raise UsageError("--by and --out need --plot X Y")
     table, problems = results.read(arguments.folder)
     print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
     if column := arguments.best or arguments.least:

@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -35,6 +36,20 @@ class Estimate(NamedTuple):
         return f"{self.value:.{places}f} ± {self.stderr:.{places}f}"
 
 
+def exceeds(left: Tensor, right: Tensor) -> bool:
+    """Whether left is larger than right by more than three standard errors, on the same examples.
+
+    Args:
+        left, right: one number for each example, ``(N,)``; or a row for each model, ``(k, N)``, and then all
+            rows have to exceed.
+
+    >>> x = torch.linspace(0, 100, 50)         # examples differ a lot, and the difference hardly does
+    >>> exceeds(x + torch.tensor([0.9, 1.1]).repeat(25), x)
+    True
+    """
+    return all(monte_carlo(row).z_score(0.0) > 3 for row in torch.atleast_2d(left - right))
+
+
 def monte_carlo(samples: Tensor) -> Estimate:
     r"""The mean of independent samples, with its standard error.
 
@@ -49,7 +64,6 @@ def monte_carlo(samples: Tensor) -> Estimate:
 
     Source: :eq:`def-standard-error` of the book.
 
-    >>> import torch
     >>> monte_carlo(torch.tensor([1.0, 2.0, 3.0]))
     Estimate(value=2.0, stderr=0.577...)
     """

@@ -83,6 +83,29 @@ def check(
     show(label, detail, {"kind": kind_shown, "deviation": found, "tolerance": limit})
 
 
+def claim(sentence: str, holds: bool, *, book: bool) -> None:
+    """Show whether a claim about trained models holds; in the book's own settings it must.
+
+    With other settings it may well not hold: then the line says so, and the chapter goes on.
+
+    Args:
+        sentence: what is claimed.
+        holds: whether it does.
+        book: whether the chapter runs with the settings that the claim was made for.
+
+    Raises:
+        CheckFailed: it does not hold, and ``book``.
+
+    >>> claim("four dimensions beat two", True, book=True)
+    ✓ four dimensions beat two
+    >>> claim("four dimensions beat two", False, book=False)
+    ✗ not with these settings: four dimensions beat two
+    """
+    if book and not holds:
+        raise CheckFailed(sentence)
+    print("✓" if holds else "✗ not with these settings:", sentence)
+
+
 def relative_deviations(left: Tensor, right: Tensor, relation: Relation = "=") -> Tensor:
     """|left − right| / max(1, |right|), entry by entry; for a bound only what breaks it counts.
 

@@ -149,13 +149,16 @@ def fingerprint(source: Path, root: Path, values: Mapping[str, Value]) -> str:
 
 
 def source_state(source: Path, root: Path) -> str:
-    """SHA-256 of a chapter's source, the module it imports, and the locked versions of the rest."""
+    """SHA-256 of a chapter's source, the module it imports, and the locked versions of the rest.
+
+    What a chapter reads besides lies in a folder of its name beside it, and counts as its source.
+    """
     module = Path(vaebook.__file__).parent
     # No chapter imports what runs the chapters.
     imported = [path for path in files_below(module) if path.relative_to(module).parts[0] not in SIDE]
     lock = root / "requirements.lock"
     parts = [
-        digest(source.parent, [source]),
+        digest(source.parent, [source, *files_below(source.with_suffix(""))]),
         digest(module, imported),
         digest(root, [lock]) if lock.is_file() else "",
     ]
@@ -174,8 +177,11 @@ def with_values(state: str, values: Mapping[str, Value]) -> str:
 
 def _named_files(value: str) -> str:
     """State of the file or folder that ``value`` may name: a reader's own images can change."""
-    path = Path(value).expanduser().resolve()
-    if not value or not path.exists():
+    try:
+        path = Path(value).expanduser().resolve()
+        if not value or not path.exists():
+            return ""
+    except (OSError, ValueError, RuntimeError):  # too long for a name, or of no home
         return ""
     files = files_below(path) if path.is_dir() else [path]
     states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from statistics import mean
 from vaebook.runner import records
 from vaebook.runner.files import UsageError, read_ipynb
 from vaebook.runner.parameters import Value, declared_parameters, default_values
-from vaebook.runner.records import Measured, Record
+from vaebook.runner.records import Measured, Record, printable
 from vaebook.runner.runs import is_done
 
 Cell = Value | None
@@ -34,7 +35,8 @@ class Table:
     def columns(self) -> list[str]:
         """The names in a fixed order: id, parameters, values each with its standard error, and the rest."""
         pairs = [name for value in self.values for name in (value, value + STDERR)]
-        return ["id", *self.parameters, *pairs, *ABOUT]
+        # What a chapter calls "device" goes before the run's own.
+        return list(dict.fromkeys(["id", *self.parameters, *pairs, *ABOUT]))
 
 
 def read(folder: Path) -> tuple[Table, list[str]]:
@@ -49,7 +51,9 @@ def read(folder: Path) -> tuple[Table, list[str]]:
     if not found:
         raise UsageError("\n".join([f"{folder} holds no record of a run", *problems]))
     for record in found.values():
-        if record.status == "done" and not is_done(folder, record):
+        # Records may be kept without their notebooks; a notebook that is there has to be the right one.
+        there = os.path.lexists(folder / f"{record.id}.ipynb")
+        if there and record.status == "done" and not is_done(folder, record):
             problems.append(f"{record.id}.ipynb is not the notebook that its record speaks of")
     parameters = tuple(dict.fromkeys(name for r in found.values() for name in r.parameters))
     values = tuple(dict.fromkeys(name for r in found.values() for name in r.values))
@@ -58,13 +62,12 @@ def read(folder: Path) -> tuple[Table, list[str]]:
 
 
 def row(record: Record, parameters: Sequence[str], values: Sequence[str]) -> dict[str, Cell]:
-    cells: dict[str, Cell] = {"id": record.id}
-    cells |= {name: record.parameters.get(name) for name in parameters}
+    cells: dict[str, Cell] = {name: getattr(record, name) for name in ABOUT}
     for name in values:
         measured = record.values.get(name)
         cells[name] = measured.value if measured else None
         cells[name + STDERR] = measured.stderr if measured else None
-    return cells | {name: getattr(record, name) for name in ABOUT}
+    return cells | {name: record.parameters.get(name) for name in parameters} | {"id": record.id}
 
 
 def ordered(table: Table, column: str, largest_first: bool) -> Table:
@@ -116,7 +119,7 @@ def shown(row: Mapping[str, Cell], name: str) -> str:
         return str(value)[:8]
     if isinstance(value, float):
         return f"{value:.5g} ± {stderr:.2g}" if isinstance(stderr, float) else f"{value:.5g}"
-    return str(value)
+    return printable(value)
 
 
 def write_csv(table: Table, path: Path) -> None:
@@ -144,8 +147,8 @@ def write_parquet(table: Table, path: Path) -> None:
         arrays = {
             n: pyarrow.array(c, pyarrow.float64() if n in numbers else None) for n, c in columns.items()
         }
-    except pyarrow.ArrowInvalid as error:
-        raise UsageError(f"no Parquet of runs with parameters of several types: {error}") from None
+    except (pyarrow.ArrowException, OverflowError) as error:
+        raise UsageError(f"no Parquet of parameters of several types, or over 64 bits: {error}") from None
     parquet.write_table(pyarrow.table(arrays), writing(path))
 
 
@@ -183,28 +186,34 @@ def plot(table: Table, x: str, y: str, by: str | None, path: Path) -> None:
         (line,) = ax.plot(at, means, style[1:], label=f"{by} = {group}" if by else None)
         xs, ys, errors = zip(*points, strict=True)
         ax.errorbar(xs, ys, errors, fmt=style[0], color=line.get_color(), capsize=3)
-    ax.set(xlabel=x, ylabel=y)
-    if by:
-        ax.legend()
-    figure.savefig(writing(path))
+    # A "$" in a name is no mathematics.
+    ax.set_xlabel(x, parse_math=False)
+    ax.set_ylabel(y, parse_math=False)
+    for entry in ax.legend().get_texts() if by else []:
+        entry.set_parse_math(False)
+    try:
+        figure.savefig(writing(path))
+    except ValueError as error:
+        raise UsageError(f"the picture cannot be written: {error}") from None
 
 
 def compare(a: Path, b: Path) -> str:
-    """Two executed notebooks' parameters and recorded values side by side, in aligned columns.
+    """Two runs' parameters and recorded values side by side, in aligned columns.
 
-    A difference is b − a; where one of them is an estimate, also in standard errors of the difference.
+    Each is an executed notebook or the record of one. A difference is b − a; where one of them is an
+    estimate, also in standard errors of the difference.
 
     Raises:
-        UsageError: if one of them is no executed notebook.
+        UsageError: if one of them is neither.
     """
-    (parameters_a, values_a), (parameters_b, values_b) = executed(a), executed(b)
+    (parameters_a, values_a), (parameters_b, values_b) = contents(a), contents(b)
     lines = [("", a.name, b.name, "b − a", "in standard errors")]
     for name in {**parameters_a, **parameters_b}:
         left, right = parameters_a.get(name, "–"), parameters_b.get(name, "–")
-        lines.append((name, str(left), str(right), "" if left == right else "differs", ""))
+        lines.append((name, printable(left), printable(right), "" if left == right else "differs", ""))
     lines.append(("", "", "", "", ""))
     for name in {**values_a, **values_b}:
-        lines.append((name, *difference(values_a.get(name), values_b.get(name))))
+        lines.append((printable(name), *difference(values_a.get(name), values_b.get(name))))
     widths = [max(len(line[i]) for line in lines) for i in range(5)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -221,16 +230,27 @@ def difference(a: Measured | None, b: Measured | None) -> tuple[str, str, str, s
     return cells[0], cells[1], f"{gap:+.4g}", f"{gap / stderr:+.1f}" if stderr else ""
 
 
+def contents(path: Path) -> tuple[dict[str, Value], dict[str, Measured]]:
+    """The parameters and the recorded values of a run, from its record or its notebook."""
+    if path.suffix != ".json":
+        return executed(path)
+    try:
+        record = records.read(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as a record: {error}") from None
+    return dict(record.parameters), dict(record.values)
+
+
 def executed(path: Path) -> tuple[dict[str, Value], dict[str, Measured]]:
     """The parameters and the recorded values of an executed notebook."""
     try:
+        if not path.is_file():
+            raise ValueError("it is not a file")
         if path.stat().st_size > LARGEST_NOTEBOOK:
             raise ValueError(f"it has more than {LARGEST_NOTEBOOK:,} bytes")
         notebook = read_ipynb(path)
         given = notebook.metadata.get("papermill", {}).get("parameters", {})
         defaults = default_values(declared_parameters(notebook, path.stem))
         return {**defaults, **given}, records.values_of(notebook)
-    except UsageError:
-        raise
     except Exception as error:  # readers of broken files raise whatever they stumble over
         raise UsageError(f"{path} cannot be read as an executed notebook: {error!r}") from None
