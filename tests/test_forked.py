@@ -20,7 +20,7 @@ from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from jupyter_client.provisioning import KernelProvisionerFactory
 
-from vaebook.runner import forked
+from vaebook.runner import forked, provisioner
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux alone")
 # A process that starts a server and a kernel of its own, and prints their names.
@@ -64,7 +64,7 @@ class Kernel:
 
     @property
     def is_forked(self) -> bool:
-        return isinstance(self.process, forked.ForkedKernel)
+        return isinstance(self.process, forked.ForkedProcess)
 
     def run(self, code: str) -> list[dict[str, Any]]:
         outputs: list[dict[str, Any]] = []
@@ -130,7 +130,7 @@ def test_a_forked_kernel_is_in_the_state_of_a_fresh_one(
     (tmp_path / "here").mkdir()
     options = {"cwd": str(tmp_path / "here"), "env": environment(MARK="µ \udc80=1")}
     kernels = [start(**options), start(**options)]
-    monkeypatch.setattr(forked, "fork_kernel", _no_fork)
+    monkeypatch.setattr(provisioner, "fork", _no_fork)
     plain = start(**options)
     assert [kernel.is_forked for kernel in (*kernels, plain)] == [True, True, False]
     one, two, fresh = (json.loads(kernel.printed(STATE)) for kernel in (*kernels, plain))
@@ -139,6 +139,7 @@ def test_a_forked_kernel_is_in_the_state_of_a_fresh_one(
     # Each begins with a seed of its own from the system, as every process does.
     drawn = {state.pop(name) for name in ("seed", "torch", "numpy", "random") for state in (one, two, fresh)}
     assert len(drawn) == 12
+    assert one["variables"] == fresh["variables"]
     assert one == two == fresh
     assert one["cwd"] == str(tmp_path / "here")
     assert one["variables"]["MARK"] == "µ \udc80=1"
@@ -184,11 +185,13 @@ def test_a_figure_is_shown_inline(start: Callable[..., Kernel]) -> None:
 
 def test_a_busy_cell_is_interrupted_and_the_kernel_lives(start: Callable[..., Kernel]) -> None:
     kernel = start()
-    kernel.client.execute("import time; print('begun'); time.sleep(60)")
+    request = kernel.client.execute("import time; print('begun'); time.sleep(60)")
     while kernel.client.get_iopub_msg(timeout=10)["msg_type"] != "stream":
         pass
     kernel.manager.interrupt_kernel()
     reply = kernel.client.get_shell_msg(timeout=10)
+    while reply["parent_header"]["msg_id"] != request:  # a late answer to "are you ready?"
+        reply = kernel.client.get_shell_msg(timeout=10)
     assert reply["content"]["ename"] == "KeyboardInterrupt"
     assert kernel.printed("print(1)") == "1\n"
 
@@ -227,7 +230,7 @@ def test_shutting_down_takes_what_is_left_of_the_group_along(start: Callable[...
 def test_what_libraries_read_at_their_start_makes_a_plain_start(variables: dict[str, str]) -> None:
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "none.json"]
     with pytest.raises(forked.PlainStart, match="surroundings"):
-        forked.fork_kernel(command, env=environment(**variables))
+        forked.fork(command, env=environment(**variables))
 
 
 @pytest.mark.parametrize(
@@ -235,7 +238,7 @@ def test_what_libraries_read_at_their_start_makes_a_plain_start(variables: dict[
 )
 def test_another_interpreter_makes_a_plain_start(command: list[str]) -> None:
     with pytest.raises(forked.PlainStart, match="another interpreter"):
-        forked.fork_kernel([*command, "-f", "none.json"], env=environment())
+        forked.fork([*command, "-f", "none.json"], env=environment())
 
 
 REQUEST: dict[str, Any] = {"arguments": [], "cwd": "/", "environment": {}, "surroundings": {}}

@@ -113,7 +113,10 @@ def _connection(folder: Path) -> Any:
 
     from vaebook.runner.forked import LONGEST_SOCKET_FOLDER
 
-    manager = {"connection_file": str(folder / "kernel.json")}
+    manager = {
+        "connection_file": str(folder / "kernel.json"),
+        "client_class": "vaebook.runner.provisioner.PromptClient",
+    }
     fits = len(os.fsencode(folder)) <= LONGEST_SOCKET_FOLDER + len("/vaebook-12345678")
     if os.name == "posix" and zmq.has("ipc") and fits:
         manager |= {"transport": "ipc", "ip": str(folder / "kernel")}

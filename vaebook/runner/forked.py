@@ -37,7 +37,10 @@ class PlainStart(Exception):
 
 def private_folder() -> Path:
     """Make a folder that only this user can enter, with a path short enough for sockets."""
-    base = tempfile.gettempdir()
+    # The server removes its own folder at the end, with what processes that were killed left there.
+    base = str(Path(os.environ.get(SOCKET, "")).parent)
+    if SOCKET not in os.environ or len(base) > LONGEST_SOCKET_FOLDER or not os.access(base, os.W_OK):
+        base = tempfile.gettempdir()
     if len(os.fsencode(base)) > LONGEST_SOCKET_FOLDER and os.access("/tmp", os.W_OK):
         base = "/tmp"
     # mkdtemp gives mode 0700; papermill takes braces in a path for parameters, it has none.

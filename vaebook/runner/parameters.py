@@ -26,7 +26,7 @@ TYPES = {
     "bool": "true or false",
 }
 # A file of parameters is a page of text. What is larger is something else.
-LARGEST_FILE = 1_000_000
+LARGEST_FILE = 20_000
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class Parameter:
             if isinstance(given, bool) and self.type != "bool":
                 raise ValueError  # pydantic takes true for 1
             value: Value = TypeAdapter(types[self.type]).validate_python(given)
+            str(value).encode()  # half a character, which JSON can name, is no text
         except (ValidationError, ValueError):
             raise UsageError(
                 f"parameter {self.name!r} is declared as {self.type}: "
@@ -106,8 +107,24 @@ def _declarations(source: str, where: str) -> Iterator[Parameter]:
 
 
 def default_values(declared: Mapping[str, Parameter]) -> dict[str, Value]:
-    """What each parameter is where nothing is given."""
-    return {name: p.parse(ast.literal_eval(p.default)) for name, p in declared.items()}
+    """What each parameter is where nothing is given.
+
+    Raises:
+        UsageError: if a default is not one plain value: nothing that a notebook holds is executed here.
+    """
+    return {name: default_value(parameter) for name, parameter in declared.items()}
+
+
+def default_value(parameter: Parameter) -> Value:
+    """
+    >>> default_value(Parameter("rate", "float", "-1e-3", ""))
+    -0.001
+    """
+    try:
+        value = ast.literal_eval(parameter.default)
+    except (ValueError, SyntaxError, TypeError, RecursionError):
+        raise UsageError(f"the default of a parameter needs to be one plain value: {parameter}") from None
+    return parameter.parse(value)
 
 
 def parse_values(
@@ -138,12 +155,15 @@ def read_parameter_file(path: Path) -> dict[str, object]:
         """YAML without Python objects, in which a name that stands twice is an error."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            return unique((key.value, self.construct_object(value, deep=True)) for key, value in node.value)
+            pairs = [(key.value, self.construct_object(value, deep=True)) for key, value in node.value]
+            return unique((key if isinstance(key, str) else repr(key), value) for key, value in pairs)
 
     try:
-        if path.stat().st_size > LARGEST_FILE:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)  # of a device or a pipe, which has no size
+        if len(content) > LARGEST_FILE:
             raise ValueError(f"it has more than {LARGEST_FILE:,} bytes")
-        text = path.read_text(encoding="utf-8")
+        text = content.decode()
         is_json = path.suffix == ".json"
         values = json.loads(text, object_pairs_hook=unique) if is_json else yaml.load(text, Loader)
         if not isinstance(values, dict):

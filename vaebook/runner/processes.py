@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-from vaebook.runner.forked import ForkedProcess, PlainStart, fork, start_server
+from vaebook.runner.forked import SOCKET, ForkedProcess, PlainStart, fork, start_server
 
 Process = subprocess.Popen[bytes] | ForkedProcess
 # Seconds that a stopped run gets to shut its kernel down: a busy one takes nbclient five.
@@ -35,7 +35,9 @@ def with_threads(threads: int) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(threads)}
 
 
-def spawn(words: Sequence[str], environment: Mapping[str, str], log: IO[bytes]) -> Process:
+def spawn(
+    words: Sequence[str], environment: Mapping[str, str], log: IO[bytes], cwd: str | None = None
+) -> Process:
     """Start ``vaebook WORDS…`` in a session of its own: Ctrl-C in the terminal reaches this process alone.
 
     It is forked from a process with the libraries loaded where that is possible, else started plainly.
@@ -43,12 +45,16 @@ def spawn(words: Sequence[str], environment: Mapping[str, str], log: IO[bytes]) 
     command = [sys.executable, "-m", "vaebook.cli", *words]
     with starting:
         start_server(environment)
+    # The first run has an environment from before the server: its kernel is to be forked too.
+    if SOCKET in os.environ:
+        environment = {**environment, SOCKET: os.environ[SOCKET]}
     try:
-        return fork(command, env=environment, stdout=log, stderr=log)
+        return fork(command, env=environment, cwd=cwd, stdout=log, stderr=log)
     except (PlainStart, OSError):
         return subprocess.Popen(
             command,
             env=environment,
+            cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -7,6 +7,7 @@ run. The record is written last and moved into place whole: where it stands, the
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -14,23 +15,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    StrictBool,
-    StrictInt,
-    StrictStr,
-    ValidationError,
-)
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from vaebook.runner.files import write_atomically
 from vaebook.runner.parameters import Value
 
-# A record holds some parameters and some numbers: a kilobyte or two. What is larger is none.
-LARGEST_RECORD = 1_000_000
+# A record holds some parameters and some numbers: a kilobyte or two. What is far larger is none.
+LARGEST_RECORD = 10_000_000
 ID = r"^[0-9a-f]{20}$"
+# No text is taken for a number, and nothing is there that does not belong there.
+DATA = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 Status = Literal["done", "failed", "timeout", "died"]
 
@@ -38,7 +31,7 @@ Status = Literal["done", "failed", "timeout", "died"]
 class Measured(BaseModel):
     """A recorded value, with its standard error where it is an estimate."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = DATA
 
     value: FiniteFloat
     stderr: FiniteFloat | None = None
@@ -52,29 +45,29 @@ class Record(BaseModel):
     GPUs where there are any. ``notebook_bytes`` is the notebook's size: one that was cut short is noticed.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = DATA
 
-    id: StrictStr = Field(pattern=ID)
+    id: str = Field(pattern=ID)
     status: Status
-    chapter: StrictStr
-    parameters: dict[StrictStr, StrictBool | StrictInt | FiniteFloat | StrictStr]
-    values: dict[StrictStr, Measured] = {}
-    seed: StrictInt | None = None
-    versions: dict[StrictStr, StrictStr] = {}
-    device: StrictStr = ""
-    commit: StrictStr | None = None
-    source: StrictStr = ""
-    began: StrictStr = ""
+    chapter: str
+    parameters: dict[str, bool | int | FiniteFloat | str]
+    values: dict[str, Measured] = {}
+    seed: int | None = None
+    versions: dict[str, str] = {}
+    device: str = ""
+    commit: str | None = None
+    source: str = ""
+    began: str = ""
     seconds: FiniteFloat = 0.0
     cell_seconds: FiniteFloat = 0.0
-    notebook_bytes: StrictInt = 0
-    attempts: StrictInt = 1
-    error: StrictStr | None = None
+    notebook_bytes: int = 0
+    attempts: int = 1
+    error: str | None = None
 
 
-def write(record: Record, folder: Path) -> None:
-    """Write a record whole or not at all."""
-    write_atomically(folder / f"{record.id}.json", record.model_dump_json(indent=1) + "\n")
+def text(record: Record) -> str:
+    """The text of a record's file."""
+    return record.model_dump_json(indent=1) + "\n"
 
 
 def read(path: Path) -> Record:
@@ -86,13 +79,16 @@ def read(path: Path) -> Record:
     """
     # Neither a link, which may lead anywhere, nor a pipe, which may never end.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):
             raise ValueError("it is not a regular file")
         if state.st_size > LARGEST_RECORD:
             raise ValueError(f"it has {state.st_size:,} bytes, and no record has over {LARGEST_RECORD:,}")
-        text = file.read(LARGEST_RECORD)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            text = file.read(LARGEST_RECORD)
+    finally:
+        os.close(descriptor)
     try:
         record = Record.model_validate_json(text)
     except ValidationError as error:
@@ -111,17 +107,38 @@ def read_all(folder: Path) -> tuple[dict[str, Record], list[str]]:
         try:
             found[path.stem] = read(path)
         except (ValueError, OSError) as error:
-            problems.append(f"{path.name} is no record and was skipped: {error}")
+            problems.append(printable(f"{path.name} is no record and was skipped: {error}"))
     return found, problems
 
 
+def printable(text: object) -> str:
+    """One line without control characters, which a file from elsewhere might send to the terminal.
+
+    >>> printable("two\\nlines")
+    'two\\\\nlines'
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
 def values_of(notebook: Mapping[str, Any]) -> dict[str, Measured]:
-    """What the cells of an executed notebook recorded, from the JSON of its .ipynb."""
+    """What the cells of an executed notebook recorded, from the JSON of its .ipynb.
+
+    Raises:
+        ValueError: if something there is no recorded value, such as NaN or a text for a number.
+    """
     found = {}
     for output in outputs_of(notebook):
         data = output.get("data", {}).get("application/vnd.vaebook.record+json")
-        if isinstance(data, dict):
-            found[str(data["name"])] = Measured(value=data["value"], stderr=data["stderr"])
+        if data is None:
+            continue
+        try:
+            stderr = data["stderr"]
+            # An estimate from one draw has none.
+            if isinstance(stderr, float) and not math.isfinite(stderr):
+                stderr = None
+            found[str(data["name"])] = Measured(value=data["value"], stderr=stderr)
+        except (ValidationError, KeyError, TypeError):
+            raise ValueError(f"no recorded value: {data!r:.200}") from None
     return found
 
 

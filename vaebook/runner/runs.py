@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 import tempfile
 import threading
 import time
@@ -18,16 +19,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal, Protocol
 
 from vaebook.runner import records
 from vaebook.runner.chapters import find_root, source_state
 from vaebook.runner.parameters import Value
-from vaebook.runner.processes import cores, end, spawn, with_threads
+from vaebook.runner.processes import end, spawn, with_threads
 from vaebook.runner.records import Record
 
 LONGEST_ERROR = 20_000
-NEVER = threading.Event()
+
+
+class Stop(Protocol):
+    """Says whether a run is to be stopped; a ``threading.Event`` does."""
+
+    def is_set(self) -> bool: ...
+
+
+NEVER: Stop = threading.Event()
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class Job:
 
     ``state`` is the fingerprint of the chapter's source, the module and the lock, ``id`` that of ``state``
     and ``values``; ``since`` is when the sweep began, ``attempts`` how often a run that fails is tried.
-    ``threads`` is for one run; 0 leaves it to the worker, which shares its cores among its runs.
+    ``cwd`` is the folder in which runs work, ``threads`` what one of them may use.
     """
 
     id: str
@@ -48,14 +57,15 @@ class Job:
     commit: str | None = None
     timeout: float | None = None
     attempts: int = 1
-    threads: int = 0
+    threads: int = 1
+    cwd: str | None = None
 
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def perform(job: Job, stop: threading.Event = NEVER) -> str:
+def perform(job: Job, stop: Stop = NEVER) -> str:
     """Execute ``job`` unless its record stands already; returns the record's status, or "elsewhere".
 
     "elsewhere": another process is at it. "stopped": ``stop`` was set, and nothing was recorded.
@@ -69,18 +79,15 @@ def perform(job: Job, stop: threading.Event = NEVER) -> str:
             return "elsewhere"
         with contextlib.suppress(OSError, ValueError):
             record = records.read(folder / f"{job.id}.json")
-            if is_done(folder, record) or record.began > job.since:
+            if is_done(folder, record) or (record.status != "done" and record.began > job.since):
                 return record.status
         for rest in folder.glob(f".{job.id}-*"):  # of a run that was killed: we hold its lock
             shutil.rmtree(rest, ignore_errors=True)
         for attempt in range(1, job.attempts + 1):
-            outcome = try_once(job, attempt, stop)
-            if outcome is None:
-                return "stopped"
-            if outcome.status == "done" or attempt == job.attempts:
-                records.write(outcome, folder)
-                return outcome.status
-        raise ValueError(f"attempts needs to be at least 1, got {job.attempts}")
+            status = try_once(job, attempt, stop)
+            if status in ("done", "stopped"):
+                break
+        return status
 
 
 def is_done(folder: Path, record: Record) -> bool:
@@ -89,7 +96,7 @@ def is_done(folder: Path, record: Record) -> bool:
         state = (folder / f"{record.id}.ipynb").lstat()
     except OSError:
         return False
-    return record.status == "done" and state.st_size == record.notebook_bytes
+    return record.status == "done" and stat.S_ISREG(state.st_mode) and state.st_size == record.notebook_bytes
 
 
 @contextlib.contextmanager
@@ -117,45 +124,70 @@ def claim(path: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def try_once(job: Job, attempt: int, stop: threading.Event) -> Record | None:
-    """Execute the chapter once and move its notebook into place; None if it was stopped."""
-    folder = Path(job.folder)
-    part = Path(tempfile.mkdtemp(prefix=f".{job.id}-", dir=folder))
-    began, clock = now(), time.monotonic()
+def try_once(job: Job, attempt: int, stop: Stop) -> str:
+    """Execute the chapter once, and keep the outcome if it went well or was the last attempt."""
+    part = Path(tempfile.mkdtemp(prefix=f".{job.id}-", dir=job.folder))
     try:
         out = part / f"{job.id}.ipynb"
+        began, clock = now(), time.monotonic()
         status, error = execute(job, part, out, stop)
         if status == "stopped":
-            return None
-        notebook = records.notebook_json(out) if out.is_file() else {"cells": []}
-        record = Record(
-            id=job.id,
-            status=status,
-            chapter=Path(job.source).stem,
-            parameters=job.values,
-            values=records.values_of(notebook),
-            seed=records.seed_of(job.values),
-            versions=records.versions(),
-            device=records.device(),
-            commit=job.commit,
-            source=job.state,
-            began=began,
-            seconds=round(time.monotonic() - clock, 3),
-            cell_seconds=records.cell_seconds(notebook),
-            notebook_bytes=out.stat().st_size if out.is_file() else 0,
-            attempts=attempt,
-            error=error,
-        )
-        if out.is_file():
-            out.replace(folder / out.name)
-        return record
+            return status
+        record = outcome(job, out, status, error, began, attempt, round(time.monotonic() - clock, 3))
+        if record.status == "done" or attempt == job.attempts:
+            keep(record, part, Path(job.folder))
+        return record.status
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def outcome(
+    job: Job, out: Path, status: records.Status, error: str | None, began: str, attempt: int, seconds: float
+) -> Record:
+    """The record of a run that ended, with what it measured on the way."""
+    notebook = records.notebook_json(out) if out.is_file() else {"cells": []}
+    try:
+        values = records.values_of(notebook)
+    except ValueError as reason:
+        status, error, values = "failed", error or str(reason), {}
+    return Record(
+        id=job.id,
+        status=status,
+        chapter=Path(job.source).stem,
+        parameters=job.values,
+        values=values,
+        seed=records.seed_of(job.values),
+        versions=records.versions(),
+        device=records.device(),
+        commit=job.commit,
+        source=job.state,
+        began=began,
+        seconds=seconds,
+        cell_seconds=records.cell_seconds(notebook),
+        notebook_bytes=out.stat().st_size if out.is_file() else 0,
+        attempts=attempt,
+        error=error,
+    )
+
+
+def keep(record: Record, part: Path, folder: Path) -> None:
+    """Move a run's files from ``part`` into place, the record last: where it stands, the run is over."""
+    names = [f"{record.id}.ipynb", f"{record.id}.json"]
+    (part / names[1]).write_text(records.text(record), encoding="utf-8")
+    for name in names:
+        place = folder / name
+        if place.is_dir() and not place.is_symlink():
+            # No file can take its place, and it is not ours to remove.
+            place.rename(tempfile.mkdtemp(prefix=f"{name}.aside-", dir=folder))
+        if (part / name).is_file():
+            (part / name).replace(place)
+        else:
+            place.unlink(missing_ok=True)  # of an earlier attempt that came further
+
+
 def execute(
-    job: Job, part: Path, out: Path, stop: threading.Event
-) -> tuple[records.Status | Literal["stopped"], str | None]:
+    job: Job, part: Path, out: Path, stop: Stop
+) -> tuple[records.Status, str | None] | tuple[Literal["stopped"], None]:
     """Run the chapter in a process of its own; returns how it ended, and what it said if not well."""
     source = Path(job.source)
     root = find_root(source.parent) or source.parent
@@ -165,7 +197,7 @@ def execute(
     given.write_text(json.dumps(job.values), encoding="utf-8")
     words = ["run", str(source), "--params", str(given), "--out", str(out)]
     with tempfile.TemporaryFile() as log:
-        process = spawn(words, with_threads(job.threads or threads_for_one()), log)
+        process = spawn(words, with_threads(job.threads), log, job.cwd)
         deadline = time.monotonic() + (job.timeout or float("inf"))
         while (code := process.poll()) is None:
             if stop.is_set() or time.monotonic() > deadline:
@@ -174,18 +206,15 @@ def execute(
                     return "stopped", None
                 return "timeout", f"stopped after {job.timeout:g} s"
             time.sleep(0.02)
-        log.seek(0)
-        said = log.read().decode(errors="replace").strip()[-LONGEST_ERROR:]
-        said = said.replace(str(out), str(Path(job.folder) / out.name))
-    if code == 0:
-        return "done", None
+        if code == 0:
+            return "done", None
+        said = last_words(log).replace(str(out), str(Path(job.folder) / out.name))
     if code < 0:
         return "died", f"the run's process was ended by signal {-code}\n{said}".strip()
     return "failed", said or f"exit code {code}"
 
 
-def threads_for_one() -> int:
-    """The cores of this Dask worker, shared among the runs that it has at once."""
-    from distributed import get_worker
-
-    return max(1, cores() // int(get_worker().state.nthreads))
+def last_words(log: IO[bytes]) -> str:
+    """The end of what a process wrote, however much that was."""
+    log.seek(max(0, log.seek(0, os.SEEK_END) - LONGEST_ERROR))
+    return log.read(LONGEST_ERROR).decode(errors="replace").strip()

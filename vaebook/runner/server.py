@@ -22,12 +22,14 @@ import os
 import re
 import resource
 import selectors
+import shutil
 import signal
 import socket
 import struct
 import sys
 import time
 import warnings
+import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -37,6 +39,10 @@ from typing import Any
 # needs the kernel's IPython for that.
 LIBRARIES = (
     "ipykernel.kernelapp",
+    "ipykernel.debugger",  # Each kernel imports it, for a tenth of a second.
+    "IPython.core.completerlib",
+    "IPython.extensions.storemagic",
+    "tornado.platform.asyncio",
     "numpy",
     "torch",
     "torchvision",
@@ -100,6 +106,9 @@ def load_libraries() -> None:
     if os.waitpid(rehearsal, 0)[1]:
         raise RuntimeError("a library used CUDA when it was imported")
     check_clean()
+    # What the libraries tidy up at their end, in vain where the process ends, costs a tenth of a second.
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        finalizer.atexit = False
     # Keeps the collector of a kernel from touching, and so copying, every page of the libraries.
     gc.collect()
     gc.freeze()
@@ -175,7 +184,7 @@ class Server:
         path = Path(self.listener.getsockname())
         with suppress(OSError):
             path.unlink()
-            path.parent.rmdir()
+            path.parent.rmdir()  # unless a process has its own folder there
         self.listener.close()
         self.listener = None
 
@@ -297,6 +306,7 @@ def become(
     else:
         from ipykernel.kernelapp import IPKernelApp
 
+        os.environ.setdefault("PYDEVD_USE_FRAME_EVAL", "NO")  # as debugpy does when a kernel imports it
         IPKernelApp.launch_instance(parent_handle=server)
         status[0] = 0
 
@@ -322,10 +332,14 @@ def main() -> None:
     # Registered first, called last. To free each object of the libraries takes half a second.
     status = [1]
     atexit.register(leave, status)
-    server, own = Server(socket.socket(fileno=listener), watched), os.getpid()
+    accepting = socket.socket(fileno=listener)
+    folder = Path(accepting.getsockname()).parent
+    server, own = Server(accepting, watched), os.getpid()
     load_libraries()
     if order := server.serve():
         become(*order, own, server.threads, status)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)  # what killed processes left in it
 
 
 def leave(status: list[int]) -> None:

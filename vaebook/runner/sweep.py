@@ -10,13 +10,14 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from vaebook.runner.chapters import find_root, read_notebook, source_state, with
 from vaebook.runner.files import SweepFailed, UsageError
 from vaebook.runner.parameters import Value, declared_parameters, default_values, parse_values
 from vaebook.runner.processes import cores
+from vaebook.runner.records import printable
 from vaebook.runner.runs import Job, is_done, now, perform
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -63,7 +65,7 @@ def plan(
     state = source_state(source, root)
     shared = {
         "source": str(source.resolve()), "folder": str(folder.resolve()), "state": state, "since": now(),
-        "commit": commit(root), **options,
+        "commit": commit(root), "cwd": str(Path.cwd()), **options,
     }  # fmt: skip
     jobs = {}
     for combination in itertools.product(*axes.values()):
@@ -89,7 +91,7 @@ def varied(jobs: Sequence[Job]) -> list[str]:
 
 
 def describe(job: Job, names: Sequence[str]) -> str:
-    return f"{job.id[:8]} " + " ".join(f"{name}={job.values[name]}" for name in names)
+    return printable(f"{job.id[:8]} " + " ".join(f"{name}={job.values[name]}" for name in names))
 
 
 def split(jobs: Sequence[Job], folder: Path) -> tuple[list[Job], list[Job], list[str]]:
@@ -98,6 +100,14 @@ def split(jobs: Sequence[Job], folder: Path) -> tuple[list[Job], list[Job], list
     done = [job for job in jobs if job.id in found and is_done(folder, found[job.id])]
     there = {job.id for job in done}
     return done, [job for job in jobs if job.id not in there], problems
+
+
+def preview(jobs: Sequence[Job], folder: Path) -> str:
+    """A line for each run that says whether it is done; nothing is executed, nothing written."""
+    done, _, problems = split(jobs, folder)
+    there, names = {job.id for job in done}, varied(jobs)
+    lines = [f"{'done ' if job.id in there else 'to do'} {describe(job, names)}" for job in jobs]
+    return "\n".join([*lines, *problems, f"{len(jobs)} runs, {len(done)} done, in {folder}"])
 
 
 @dataclass
@@ -129,7 +139,7 @@ class Progress:
 
 def duration(seconds: float) -> str:
     """
-    >>> duration(75), duration(7300)
+    >>> duration(75), duration(7320)
     ('1 min 15 s', '2 h 2 min')
     """
     minutes, rest = divmod(round(seconds), 60)
@@ -137,16 +147,13 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes_rest} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def run_all(
-    jobs: Sequence[Job], executor: Executor, at_once: int, stop: threading.Event | None
-) -> dict[str, str]:
+def run_all(jobs: Sequence[Job], workers: Workers, names: Sequence[str]) -> dict[str, str]:
     """Perform every job and return the status of each; a job that somebody else is at is awaited.
 
-    ``stop`` reaches the threads of this process; runs on a cluster that was asked to stop end by themselves.
+    ``names`` are the parameters by which a run is told from another.
     """
-    work = partial(perform, stop=stop) if stop else perform
-    progress, names, ended = Progress(len(jobs), at_once), varied(jobs), dict[str, str]()
-    pending = {executor.submit(work, job): job for job in jobs}
+    progress, ended = Progress(len(jobs), workers.at_once), dict[str, str]()
+    pending = {workers.executor.submit(workers.work, job): job for job in jobs}
     progress.show()
     while pending:
         finished, _ = wait(pending, SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
@@ -161,7 +168,7 @@ def run_all(
                 progress.show(f"{status:7} {describe(job, names)}")
         if elsewhere and len(elsewhere) == len(finished):
             time.sleep(SECONDS_BETWEEN_LOOKS)
-        pending |= {executor.submit(work, job): job for job in elsewhere}
+        pending |= {workers.executor.submit(workers.work, job): job for job in elsewhere}
         progress.show()
     if sys.stderr.isatty():
         print(file=sys.stderr)
@@ -184,21 +191,25 @@ def sweep(jobs: Sequence[Job], folder: Path, scheduler: str | None = None, at_on
         SweepFailed: if any run did not end well; all others have run.
         KeyboardInterrupt: if it was interrupted; what is finished stays, the rest is stopped.
     """
-    prepare(folder)
-    done, rest, problems = split(jobs, folder)
+    names, (done, rest, problems) = varied(jobs), split(jobs, folder)
     for problem in problems:
         print(problem, file=sys.stderr)
     if not rest:
         return f"all {len(jobs)} runs are done, in {folder}"
     if done:
         print(f"{len(done)} of {len(jobs)} runs are done already", file=sys.stderr)
-    with cluster(scheduler) if scheduler else here(at_once or cores()) as (executor, workers, stop):
-        ended = run_all(rest, executor, workers, stop)
-    bad = [job for job in rest if ended[job.id] != "done"]
-    if bad:
-        lines = [f"  {ended[job.id]:7} {describe(job, varied(jobs))}" for job in bad]
+    try:
+        with cluster(scheduler) if scheduler else here(at_once or cores()) as workers:
+            prepare(folder)
+            ended = run_all([replace(job, threads=workers.threads) for job in rest], workers, names)
+    except KeyboardInterrupt:
+        left = len(split(jobs, folder)[1])
+        raise KeyboardInterrupt(
+            f"{len(jobs) - left} of {len(jobs)} runs are done, in {folder}; the same command runs the rest"
+        ) from None
+    if bad := [f"  {ended[job.id]:7} {describe(job, names)}" for job in rest if ended[job.id] != "done"]:
         raise SweepFailed(
-            "\n".join([f"{len(bad)} of {len(jobs)} runs did not end well:", *lines])
+            "\n".join([f"{len(bad)} of {len(jobs)} runs did not end well:", *bad])
             + f"\ntheir records in {folder} say why; the same command tries them again"
         )
     return f"all {len(jobs)} runs are done, in {folder}"
@@ -208,27 +219,36 @@ def prepare(folder: Path) -> None:
     """Make the folder of runs, and see that a file can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".vaebook-probe"
-        probe.write_text("")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise UsageError(f"DIR cannot be written: {folder} ({error.strerror})") from None
 
 
+@dataclass(frozen=True)
+class Workers:
+    """Who performs runs: an executor, how many runs it has at once, threads for each, and what it calls."""
+
+    executor: Executor
+    at_once: int
+    threads: int
+    work: Callable[[Job], str]
+
+
 @contextmanager
-def here(at_once: int) -> Iterator[tuple[Executor, int, threading.Event]]:
+def here(at_once: int) -> Iterator[Workers]:
     """Threads of this process, each of which waits for the processes of its runs."""
     stop = threading.Event()
     executor = ThreadPoolExecutor(at_once)
     try:
-        yield executor, at_once, stop
+        yield Workers(executor, at_once, max(1, cores() // at_once), partial(perform, stop=stop))
     finally:
         stop.set()
         executor.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager
-def cluster(address: str) -> Iterator[tuple[Executor, int, None]]:
+def cluster(address: str) -> Iterator[Workers]:
     """The workers of a Dask scheduler.
 
     Raises:
@@ -243,12 +263,53 @@ def cluster(address: str) -> Iterator[tuple[Executor, int, None]]:
     except (OSError, ValueError) as error:
         raise UsageError(f"no Dask scheduler at {address}: {error}") from None
     with client:
-        workers = sum(client.nthreads().values())
-        if not workers:
+        slots = client.nthreads()
+        if not slots:
             raise UsageError(f"the Dask scheduler at {address} has no workers")
+        threads = threads_each(slots, client.run(cores))
         # Not pure: a run that is tried again is a new one. A lost worker's runs go to another by themselves.
         executor = client.get_executor(pure=False)
         try:
-            yield executor, workers, None
+            yield Workers(executor, sum(slots.values()), threads, on_worker)
         finally:
-            executor.shutdown(wait=False)  # what has not finished is cancelled
+            executor.shutdown(wait=False)  # What has not finished is cancelled, see Unwanted.
+
+
+def threads_each(slots: Mapping[str, int], cores_there: Mapping[str, int]) -> int:
+    """Threads for one run so that no machine has more at work than cores, from 1.
+
+    Both mappings are by worker's address: the runs that it takes at once, and its machine's cores.
+
+    >>> threads_each({"tcp://a:1": 2, "tcp://a:2": 1, "tcp://b:1": 1}, {"tcp://a:1": 8, "tcp://b:1": 4})
+    2
+    """
+    at_once = Counter[str]()
+    for address, runs in slots.items():
+        at_once[machine(address)] += runs
+    return max(1, min(count // at_once[machine(address)] for address, count in cores_there.items()))
+
+
+def machine(address: str) -> str:
+    """
+    >>> machine("tcp://10.0.0.1:4567")
+    'tcp://10.0.0.1'
+    """
+    return address.rpartition(":")[0]
+
+
+def on_worker(job: Job) -> str:
+    return perform(job, Unwanted())
+
+
+class Unwanted:
+    """Set when nobody waits any more for what this Dask worker does: its sweep was interrupted, or died."""
+
+    def __init__(self) -> None:
+        from distributed import get_worker
+
+        self.worker = get_worker()
+        self.key = self.worker.get_current_task()
+
+    def is_set(self) -> bool:
+        task = self.worker.state.tasks.get(self.key)
+        return task is None or task.state == "cancelled"

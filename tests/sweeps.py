@@ -1,0 +1,206 @@
+"""What the tests of sweeps share: a small chapter that can misbehave, and a book to sweep it in."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from vaebook import cli
+from vaebook.runner import chapters, forked
+
+CHAPTER = """\
+---
+jupytext:
+  formats: ipynb,md:myst
+kernelspec:
+  display_name: Python 3
+  language: python
+  name: python3
+---
+
+# Tiny
+
+```{code-cell} ipython3
+:tags: [parameters]
+
+seed: int = 0  # of the generator
+rate: float = 0.5  # step, above 0
+mode: str = "well"  # what happens
+flag: bool = False  # on or off
+```
+
+```{code-cell} ipython3
+import os, signal, sys, time
+from IPython.display import display
+with open(os.environ.get("TALLY", os.devnull), "a") as file:
+    file.write(f"{os.getpid()} {seed} {rate} {mode}\\n")
+```
+
+```{code-cell} ipython3
+if mode == "raise":
+    raise RuntimeError("as the test wants it")
+if mode == "die":
+    os.kill(os.getpid(), signal.SIGKILL)
+if mode == "loop":
+    while True:
+        pass
+if mode == "sleep":
+    time.sleep(600)
+if mode == "pause":
+    time.sleep(0.5)
+if mode == "memory":
+    import psutil, resource
+    most = psutil.Process().memory_info().vms + 100_000_000
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    bytearray(2_000_000_000)
+if mode == "once" and not os.path.exists(os.environ["MARK"]):
+    open(os.environ["MARK"], "w").close()
+    raise RuntimeError("the first time only")
+```
+
+```{code-cell} ipython3
+value = {"name": "tiny-mean", "value": seed + rate, "stderr": 0.25}
+display({"text/plain": "x", "application/vnd.vaebook.record+json": value}, raw=True)
+print(os.environ["OMP_NUM_THREADS"], repr(mode))
+```
+"""
+
+# The command, with a module in place of the real one, which somebody may edit while the tests run.
+COMMAND = """\
+import sys
+from vaebook.runner import chapters
+chapters.vaebook.__file__ = sys.argv.pop(1)
+from vaebook.cli import main
+sys.exit(main())"""
+
+_socket: list[str] = []
+
+
+def server_socket() -> str:
+    """The socket of one fork server for all tests: it takes seconds to start."""
+    if not _socket:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv(forked.SOCKET, raising=False)
+            patch.delenv("JUPYTER_DEFAULT_PROVISIONER_NAME", raising=False)
+            forked.start_server({**os.environ, "OMP_NUM_THREADS": "1"})
+            _socket.append(os.environ.pop(forked.SOCKET))
+            patch.setenv(forked.SOCKET, "")  # So that leaving takes it away again.
+    return _socket[0]
+
+
+class Book:
+    """A folder with the chapter ``tiny.md``, a module and a lock; and the command, run in it."""
+
+    def __init__(self, root: Path, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.root, self.capsys = root, capsys
+        (root / "notebooks").mkdir()
+        (root / "module").mkdir()
+        (root / "_toc.yml").write_text("format: jb-book\nroot: intro\n")
+        (root / "requirements.lock").write_text("torch==2\n")
+        self.chapter = root / "notebooks" / "tiny.md"
+        self.chapter.write_text(CHAPTER)
+        self.module = root / "module" / "__init__.py"
+        self.module.write_text("")
+        self.tally = root / "tally"
+        self.runs = root / "runs"
+        patch.chdir(root)
+        patch.setattr(chapters.vaebook, "__file__", str(self.module))
+        patch.setenv("TALLY", str(self.tally))
+        patch.setenv("MARK", str(root / "mark"))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        if sys.platform == "linux":
+            patch.setenv(forked.SOCKET, server_socket())
+
+    def vaebook(self, *words: object) -> tuple[int, str, str]:
+        """Run the command in this process; returns its exit code and what it wrote."""
+        numbers = (signal.SIGTERM, signal.SIGHUP)
+        before = [signal.getsignal(number) for number in numbers]
+        self.capsys.readouterr()
+        try:
+            code = cli.main([str(word) for word in words])
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+        return code, *self.capsys.readouterr()
+
+    def sweep(self, *words: object) -> tuple[int, str, str]:
+        return self.vaebook("sweep", "tiny", "-o", self.runs, *words)
+
+    @contextmanager
+    def started(self, *words: object, **environment: str) -> Iterator[subprocess.Popen[str]]:
+        """A sweep in a process and a session of its own, which ends with the block at the latest."""
+        with self._start(*words, **environment) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def _start(self, *words: object, **environment: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", COMMAND, str(self.module), "sweep", "tiny", "-o", str(self.runs)]
+        return subprocess.Popen(
+            [*command, *map(str, words)],
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """The records by id; every file that looks like one has to be whole."""
+        return {path.stem: json.loads(path.read_text()) for path in self.runs.glob("*.json")}
+
+    def statuses(self) -> list[str]:
+        return sorted(record["status"] for record in self.records().values())
+
+    def executions(self) -> list[str]:
+        """What the executed chapters noted: process, seed, rate and mode."""
+        return self.tally.read_text().splitlines() if self.tally.exists() else []
+
+    def seeds(self) -> list[int]:
+        return sorted(int(line.split()[1]) for line in self.executions())
+
+    def kernels(self) -> list[int]:
+        return [int(line.split()[0]) for line in self.executions()]
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """All other processes that work in ``folder``: sweeps, runs and their kernels."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            ours = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+            if ours and Path(process.cwd()) == folder:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
