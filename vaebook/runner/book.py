@@ -27,6 +27,9 @@ from vaebook.runner.parameters import Parameter, Value, declared_parameters, par
 from vaebook.runner.processes import cores, end, spawn, with_threads
 from vaebook.runner.stored import in_step, store
 
+# The project's own part of Sphinx: pages depend on it as well.
+PAGES = Path(__file__).with_name("pages.py")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -238,11 +241,13 @@ def render(book: Book) -> Path:
     _stage(book, stage)
     lock = book.root / "requirements.lock"
     state = digest(book.root, [*files_below(stage), *([lock] if lock.is_file() else [])])
+    state += digest(PAGES.parent, [PAGES])
     if (html / "index.html").is_file() and record.is_file() and record.read_text() == state:
         say("the pages are up to date")
         return html / "index.html"
     say("rendering the pages")
     fresh = _run_sphinx(stage, folder / "render")
+    _write_downloads(book, fresh)
     record.unlink(missing_ok=True)
     if html.exists():
         shutil.rmtree(html)
@@ -286,6 +291,18 @@ def _write_checks(book: Book, target: Path) -> None:
         target.write_text(checks.page(target.read_text(encoding="utf-8"), chapters), encoding="utf-8")
     except checks.ChecksDisagree as error:
         raise RunFailed(str(error)) from None
+
+
+def _write_downloads(book: Book, html: Path) -> None:
+    """Lay each chapter's source, and its Python script, beside the notebook that Sphinx put there."""
+    import jupytext
+
+    folder = html / "_sources" / "notebooks"
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in book.chapters:
+        shutil.copyfile(source, folder / source.name)
+        script = jupytext.writes(read_notebook(source), fmt="py:percent")
+        (folder / f"{source.stem}.py").write_text(script, encoding="utf-8", newline="\n")
 
 
 def _run_sphinx(stage: Path, target: Path) -> Path:

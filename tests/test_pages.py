@@ -1,0 +1,311 @@
+"""The rendered book as a reader meets it: each page in a real browser that reaches nothing but the book itself.
+
+The tests look at the book in ``_build/html`` (``make book``), which they never build, with the system's Chromium.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import re
+import shutil
+import statistics
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed")
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+HTML = Path(__file__).parents[1] / "_build" / "html"
+PAGES = sorted(
+    path.relative_to(HTML).as_posix() for path in HTML.rglob("*.html") if "_static" not in path.parts
+)
+CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SIXTH = "notebooks/06_reparametrisation"
+
+pytestmark = [
+    pytest.mark.skipif(not PAGES, reason="no rendered book in _build/html: make book"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+]
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    handler = functools.partial(Quiet, directory=str(HTML))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Visit:
+    """A page in the browser, and what it asked for or complained of."""
+
+    page: Page
+    remote: list[str] = field(default_factory=list)
+    troubles: list[str] = field(default_factory=list)
+
+    def open(self, url: str) -> None:
+        self.page.goto(url, wait_until="networkidle")
+        self.page.evaluate("window.MathJax?.startup?.promise")
+
+
+def visit(context: BrowserContext, address: str) -> Visit:
+    """A new page that can reach ``address`` and nothing else, and notes what goes wrong."""
+    visit = Visit(context.new_page())
+
+    def reach(route: object, request: object) -> None:
+        if request.url.startswith((address, "data:", "blob:")):
+            route.continue_()
+        else:
+            visit.remote.append(request.url)
+            route.abort()
+
+    visit.page.route("**/*", reach)
+    visit.page.on("pageerror", lambda error: visit.troubles.append(f"error: {error}"))
+    visit.page.on("requestfailed", lambda request: visit.troubles.append(f"failed: {request.url}"))
+    visit.page.on(
+        "response", lambda answer: answer.ok or visit.troubles.append(f"{answer.status}: {answer.url}")
+    )
+    visit.page.on(
+        "console",
+        lambda message: (
+            message.type in ("error", "warning") and visit.troubles.append(f"console: {message.text}")
+        ),
+    )
+    return visit
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def visited(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Visit]:
+    """One page of the book after it has settled, in light mode at the width of a laptop."""
+    with browser.new_context(color_scheme="light", viewport={"width": 1280, "height": 900}) as context:
+        opened = visit(context, address)
+        opened.open(address + request.param)
+        yield opened
+
+
+# --- each page ---
+
+
+def test_a_page_asks_for_nothing_remote_and_complains_of_nothing(visited: Visit) -> None:
+    assert visited.remote == []
+    assert visited.troubles == []
+
+
+RAW_TEX = r"""() => {
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    const found = [];
+    while (texts.nextNode()) {
+        const inside = texts.currentNode.parentElement;
+        if (inside.closest("pre, code, script, style, noscript, mjx-container")) continue;
+        if (/\\[a-zA-Z]{2,}|\\[()[\]]|\$\$|\{glue|\{eq\}|\{ref\}/.test(texts.currentNode.data)) found.push(texts.currentNode.data);
+    }
+    return found;
+}"""
+
+
+def test_each_formula_is_rendered(visited: Visit) -> None:
+    page = visited.page
+    assert page.evaluate(RAW_TEX) == []
+    assert page.locator("mjx-merror, [data-mml-node=merror]").count() == 0
+    unrendered = "[...document.querySelectorAll('.math')].filter(m => !m.querySelector('mjx-container')).map(m => m.textContent)"
+    assert page.evaluate(unrendered) == []
+    if "/notebooks/" in page.url:
+        assert page.locator("mjx-container").count() > 50
+
+
+OVERHANGING = """() => [...document.querySelectorAll("body *")].filter(element => {
+    const { left, right, width } = element.getBoundingClientRect();
+    if (width === 0 || right <= document.documentElement.clientWidth + 1) return false;
+    for (let box = element; box !== document.body; box = box.parentElement)
+        if (getComputedStyle(box).overflowX !== "visible" || getComputedStyle(box).position === "fixed") return false;
+    return true;
+}).map(element => element.outerHTML.slice(0, 120))"""
+
+
+def resize(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    # Side bars slide, and the page's own script answers to each step.
+    page.wait_for_timeout(500)
+
+
+def test_a_narrow_page_does_not_scroll_sideways(visited: Visit) -> None:
+    page = visited.page
+    resize(page, 375)
+    try:
+        assert page.evaluate(OVERHANGING) == []
+        assert page.evaluate("document.scrollingElement.scrollWidth") == 375
+    finally:
+        resize(page, 1280)
+
+
+# A rule's cost grows with the number of elements, and a chapter has 15,000. A token's colour follows from its class alone, so
+# that one token of each class will do; a formula within a line has the colour of its text, so that a box of its size will do.
+THIN_OUT = """() => {
+    const seen = new Set();
+    for (const token of document.querySelectorAll(".highlight span")) {
+        const kind = token.closest(".highlight").parentElement.className + token.className;
+        if (token.className && !seen.has(kind)) seen.add(kind); else token.replaceWith(...token.childNodes);
+    }
+    for (const formula of document.querySelectorAll("mjx-container:not([display]) mjx-math")) {
+        const box = document.createElement("span"), { width, height } = formula.getBoundingClientRect();
+        Object.assign(box.style, { display: "inline-block", width: `${width}px`, height: `${height}px` });
+        formula.replaceWith(box);
+    }
+}"""
+
+
+def barriers(page: Page, **options: object) -> list[str]:
+    """What axe-core calls serious or critical, with the first elements that it found each in."""
+    answer = Axe().run(page, options={"resultTypes": ["violations"], "preload": False, **options}).response
+    return [
+        f"{rule['id']}: {len(rule['nodes'])} times, as in {[node['html'][:120] for node in rule['nodes'][:3]]}"
+        for rule in answer["violations"]
+        if rule["impact"] in ("serious", "critical")
+    ]
+
+
+def test_a_page_is_accessible_in_light_and_in_dark_mode(visited: Visit) -> None:
+    page = visited.page
+    page.evaluate(THIN_OUT)
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    assert barriers(page) == []
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function("document.documentElement.dataset.theme === 'dark'", timeout=5000)
+    page.evaluate("Promise.all(document.getAnimations().map(fading => fading.finished)).then(() => null)")
+    # Colours are all that the two modes differ in.
+    assert barriers(page, runOnly=["color-contrast"]) == []
+
+
+# --- the book ---
+
+
+class Anchors(HTMLParser):
+    """The names that a page's places have, and what it links or shows."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: set[str] = set()
+        self.images: set[str] = set()
+        self.feed((HTML / page).read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.ids |= {given[name] for name in ("id", "name") if name in given}
+        if tag == "a" and "href" in given:
+            self.links.add(given["href"])
+        if "src" in given:
+            self.links.add(given["src"])
+            self.images |= {given["src"]} if tag == "img" else set()
+
+
+@functools.cache
+def anchors(page: str) -> Anchors:
+    return Anchors(page)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    lost = []
+    for link in anchors(page).links:
+        parts = urlsplit(link)
+        if parts.scheme or parts.netloc:
+            continue
+        target = ((HTML / page).parent / unquote(parts.path)).resolve() if parts.path else HTML / page
+        if not target.is_file():
+            lost.append(link)
+        elif parts.fragment and target.suffix == ".html":
+            places = anchors(target.relative_to(HTML).as_posix()).ids
+            lost += [link] * (parts.fragment not in places)
+    assert lost == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_and_its_pictures_are_below_two_megabytes(page: str) -> None:
+    pictures = [(HTML / page).parent / source for source in anchors(page).images]
+    assert sum(path.stat().st_size for path in [HTML / page, *pictures]) < 2_000_000
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_a_chapter_is_offered_as_notebook_as_myst_and_as_script(page: str) -> None:
+    name = page.removesuffix(".html")
+    for suffix in (".ipynb", ".md", ".py"):
+        assert f"../_sources/{name}{suffix}" in anchors(page).links
+    compile((HTML / "_sources" / f"{name}.py").read_text(encoding="utf-8"), name, "exec")
+    assert "Reading time: about" in (HTML / page).read_text(encoding="utf-8")
+
+
+def source(page: str) -> str:
+    path = HTML / "_sources" / f"{page}.md"
+    return path.read_text(encoding="utf-8").lower() if path.is_file() else ""
+
+
+def found(browser: Browser, address: str, word: str) -> tuple[list[str], list[str]]:
+    """The pages that the search lists for a word, and what went wrong meanwhile."""
+    with browser.new_context() as context:
+        searching = visit(context, address)
+        searching.page.goto(f"{address}search.html?q={word}")
+        searching.page.locator(
+            "#search-results .search-summary", has_text=re.compile("found|did not")
+        ).wait_for()
+        links = searching.page.locator("#search-results li a").all()
+        return [link.get_attribute("href") or "" for link in links], searching.remote + searching.troubles
+
+
+@pytest.mark.parametrize("word", ["reparametrisation", "reparameterization"])
+def test_search_finds_either_spelling(browser: Browser, address: str, word: str) -> None:
+    if word not in source(SIXTH):
+        pytest.skip(f"chapter 6 does not say {word!r}")
+    links, troubles = found(browser, address, word)
+    assert any(link.startswith(f"{SIXTH}.html") for link in links)
+    assert troubles == []
+
+
+def test_the_book_opens_from_a_folder(browser: Browser) -> None:
+    folder = f"{HTML.as_uri()}/"
+    links, troubles = found(browser, folder, "reparametrisation")
+    assert any(link.startswith(f"{SIXTH}.html") for link in links)
+    assert troubles == []
+    with browser.new_context() as context:
+        opened = visit(context, folder)
+        opened.open(f"{folder}{SIXTH}.html")
+        assert opened.page.locator("mjx-container").count() > 50
+        assert opened.page.evaluate("[...document.fonts].some(font => font.status === 'loaded')")
+        assert opened.remote + opened.troubles == []
+
+
+def test_the_first_page_is_soon_interactive(browser: Browser, address: str) -> None:
+    times = []
+    for _ in range(5):
+        with browser.new_context() as context:
+            page = context.new_page()
+            page.goto(f"{address}intro.html")
+            times.append(page.evaluate("performance.getEntriesByType('navigation')[0].domInteractive"))
+    assert statistics.median(times) < 1000  # milliseconds
