@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from vaebook.runner.chapters import read_notebook
+from vaebook.runner.forked import start_server
 from vaebook.runner.parameters import declared_parameters
 
 ROOT = Path(__file__).parent.parent
@@ -30,9 +31,7 @@ def run(chapter: Path, folder: Path) -> int:
     options = [word for name, value in values.items() for word in ("-p", name, value)]
     out = folder / f"{chapter.stem}.ipynb"
     command = [sys.executable, "-m", "vaebook.cli", "run", str(chapter), *options, "-o", str(out)]
-    status = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
-    ).returncode
+    status = subprocess.run(command, cwd=ROOT, check=False).returncode
     print(f"{chapter.stem} {' '.join(options)}: {'ok' if status == 0 else f'status {status}'}", flush=True)
     return status
 
@@ -40,6 +39,8 @@ def run(chapter: Path, folder: Path) -> int:
 def main() -> int:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    start_server()
     chapters = sorted((ROOT / "notebooks").glob("[0-9]*.md"))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return max(pool.map(lambda chapter: run(chapter, folder), chapters))
