@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 # Written last: a setup that was cut short is started again.
 LOCKED := $(VENV)/.locked
 INSTALLED := $(VENV)/.installed
+# What test-portable compares: CHAPTERS="notebooks/01_kl.ipynb" is one.
+CHAPTERS ?= notebooks
 CODE := vaebook tests conftest.py
 
 .DEFAULT_GOAL := help
@@ -30,7 +32,7 @@ test: $(INSTALLED) ## unit tests, doctests, and every chapter against its stored
 
 test-portable: $(INSTALLED) ## the stored outputs again, as one thread of an older processor computes them
 	@OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 \
-	    OPENBLAS_CORETYPE=Nehalem $(BIN)/pytest -n auto --dist loadscope --nbval notebooks
+	    OPENBLAS_CORETYPE=Nehalem $(BIN)/pytest -n auto --dist loadscope --nbval $(CHAPTERS)
 
 mutants: $(INSTALLED) ## put small mistakes into the mathematics and see that the tests notice (part of test)
 	@$(BIN)/python tests/mutants.py
