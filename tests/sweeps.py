@@ -15,20 +15,14 @@ from typing import Any
 
 import psutil
 import pytest
+from sources import HEADER
 
 from vaebook import cli
 from vaebook.runner import chapters, forked
 
-CHAPTER = """\
----
-jupytext:
-  formats: ipynb,md:myst
-kernelspec:
-  display_name: Python 3
-  language: python
-  name: python3
----
-
+CHAPTER = (
+    HEADER
+    + """\
 # Tiny
 
 ```{code-cell} ipython3
@@ -75,6 +69,7 @@ display({"text/plain": "x", "application/vnd.vaebook.record+json": value}, raw=T
 print(os.environ["OMP_NUM_THREADS"], repr(mode))
 ```
 """
+)
 
 # The command, with a module in place of the real one, which somebody may edit while the tests run.
 COMMAND = """\

@@ -11,19 +11,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from sources import HEADER
 
 from vaebook import cli
 
-CHAPTER = """\
----
-jupytext:
-  formats: ipynb,md:myst
-kernelspec:
-  display_name: Python 3
-  language: python
-  name: python3
----
-
+CHAPTER = (
+    HEADER
+    + """\
 # Training
 
 ```{code-cell} ipython3
@@ -45,6 +39,7 @@ LAST
 print("after")
 ```
 """
+)
 
 
 @pytest.fixture(autouse=True)

@@ -17,22 +17,12 @@ from typing import Any
 
 import nbformat
 import pytest
+from sources import HEADER
 
 from vaebook.runner import book, chapters, execute, parameters
 from vaebook.runner.files import UsageError, write_atomically
 from vaebook.runner.parameters import Parameter
 
-HEADER = """\
----
-jupytext:
-  formats: ipynb,md:myst
-kernelspec:
-  display_name: Python 3
-  language: python
-  name: python3
----
-
-"""
 CONFIG = """\
 title: Sample
 only_build_toc_files: true
@@ -261,6 +251,22 @@ def test_exactly_what_changed_is_executed(
     assert executed == expected
     book.build(texts)
     assert executed == expected
+
+
+def test_what_runs_chapters_counts_for_the_chapters_that_use_it_alone(
+    project: Path, executed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side = project / "module" / "runner"
+    side.mkdir(parents=True)
+    (side / "results.py").write_text("old = 1\n")
+    monkeypatch.setattr(chapters.vaebook, "__file__", str(project / "module" / "__init__.py"))
+    path = project / "notebooks" / "02_second.md"
+    path.write_text(path.read_text().replace("print(seed, rate)", "from vaebook.runner import results"))
+    book.build({})
+    executed.clear()
+    (side / "results.py").write_text("new = 1\n")
+    book.build({})
+    assert executed == ["02_second"]
 
 
 def test_a_changed_image_file_of_the_reader_is_noticed(project: Path, executed: list[str]) -> None:

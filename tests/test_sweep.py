@@ -15,6 +15,7 @@ import pytest
 from sweeps import Book, tree, wait_for
 
 from vaebook.runner import records, runs, sweep
+from vaebook.runner.files import UsageError
 from vaebook.runner.processes import cores
 from vaebook.runner.runs import Job, claim
 
@@ -124,6 +125,15 @@ def test_a_chapter_without_a_seed_has_no_seeds(book: Book) -> None:
     code, _, error = book.sweep("--seeds", "2")
     assert code == 2
     assert "--seeds needs a chapter with a parameter seed" in error
+
+
+def test_runs_do_not_go_where_the_chapter_reads(book: Book, pretended: list[Job]) -> None:
+    own = book.chapter.with_suffix("")
+    own.mkdir()
+    for folder in (own, own / "runs"):
+        with pytest.raises(UsageError, match="DIR needs to lie elsewhere: .* counts as a part of"):
+            sweep.plan(book.chapter, folder, {}, {})
+    assert sweep.plan(book.chapter, own.with_name("other"), {}, {})
 
 
 def test_a_folder_of_runs_that_is_none_is_refused(book: Book, pretended: list[Job]) -> None:

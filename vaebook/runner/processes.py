@@ -70,7 +70,9 @@ def end(process: Process) -> None:
         time.sleep(0.02)
     if isinstance(process, ForkedProcess):
         process.send_signal(signal.SIGKILL)  # The server sends it to the whole group.
-    else:
+    elif os.name == "posix":
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()  # groups of processes are not known there
     process.wait()

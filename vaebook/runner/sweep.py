@@ -47,7 +47,8 @@ def plan(
     chapter depends on. ``options`` are further fields of :class:`Job`.
 
     Raises:
-        UsageError: if a parameter is not declared or given twice, or a value is not of its type.
+        UsageError: if a parameter is not declared or given twice, a value is not of its type, or the folder
+            is the one of files that the chapter reads, so that each run would change its source.
     """
     declared = declared_parameters(read_notebook(source), source.stem)
     if twice := set(given) & set(grid):
@@ -61,6 +62,8 @@ def plan(
                 f"--seeds needs a chapter with a parameter seed, and no grid of it; got {source.stem}"
             )
         axes["seed"] = list(range(first, first + seeds))
+    if folder.resolve().is_relative_to(source.with_suffix("").resolve()):
+        raise UsageError(f"DIR needs to lie elsewhere: {folder} counts as a part of {source.name}")
     root = find_root(source.parent) or source.parent
     state = source_state(source, root)
     shared = {
