@@ -22,7 +22,7 @@ def test_it_is_the_bound_whatever_the_parts(monkeypatch: pytest.MonkeyPatch) -> 
     vae, x = mlp_vae(6, 2, (5,)).double(), data(3)
     whole = log_likelihood(vae, x, 50, generator())
     torch.testing.assert_close(whole, importance_weighted_bound(vae, x, 50, generator()))
-    monkeypatch.setattr(evaluation, "AT_ONCE", 60)  # 3 images, 20 draws at a time
+    monkeypatch.setattr(evaluation, "AT_ONCE", {"cpu": 60})  # 3 images, 20 draws at a time
     g = generator()
     log_w = torch.cat([log_weights(vae, x, part, g) for part in (20, 20, 10)])
     torch.testing.assert_close(log_likelihood(vae, x, 50, generator()), log_w.exp().mean(0).log())
@@ -37,7 +37,7 @@ def test_memory_does_not_grow_with_the_number_of_draws_or_images(monkeypatch: py
         return log_weights(model, x, n, g)
 
     monkeypatch.setattr(evaluation, "log_weights", watched)
-    monkeypatch.setattr(evaluation, "AT_ONCE", 1000)
+    monkeypatch.setattr(evaluation, "AT_ONCE", {"cpu": 1000})
     assert log_likelihood(mlp_vae(6, 2, (5,)).double(), data(600), 77, generator()).shape == (600,)
     assert 500 < largest <= 1000
 

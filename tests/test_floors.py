@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 FLOORS = [
-    {"gaussians", "data", "estimates", "quadrature", "ranges"},
+    {"gaussians", "bernoulli", "data", "estimates", "quadrature", "ranges"},
     {"divergences", "linear", "models", "ledger"},
     {"objectives"},
     {"training", "evaluation"},

@@ -52,7 +52,9 @@ def test_the_bernoulli_decoder_sums_over_pixels_and_refuses_grey_ones() -> None:
     expected = (x * logits.sigmoid().log() + (1 - x) * (-logits).sigmoid().log()).sum(-1)
     torch.testing.assert_close(p.log_prob(x), expected)
     torch.testing.assert_close(p.mean, Bernoulli(logits=logits).mean.expand(7, 64))
-    with pytest.raises(ValueError, match="support"):
+    with pytest.raises(
+        ValueError, match="pixels that are 0 or 1, got values from 0.5 to 0.5; use vaebook.data.binarise"
+    ):
         p.log_prob(torch.full((7, 64), 0.5))
 
 

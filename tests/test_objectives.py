@@ -6,18 +6,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.distributions import Independent, Normal, kl_divergence
+from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
 from vaebook.estimates import monte_carlo
 from vaebook.gaussians import FullGaussian
 from vaebook.linear import LinearGaussian
 from vaebook.models import VAE, AutoEncoder, BernoulliDecoder, Encoder, GaussianDecoder, mlp, mlp_vae, seeded
 from vaebook.objectives import (
+    binarised,
     elbo,
     elbo_from_loss,
     importance_weighted_bound,
     log_weights,
     negative_elbo,
+    negative_importance_bound,
     practical_loss,
     reconstruction_loss,
 )
@@ -131,6 +133,39 @@ def test_bernoulli_decoder_trains_on_the_bound_and_not_on_the_loss() -> None:
         practical_loss(vae, x)
 
 
+def test_the_importance_weighted_loss_against_torch_distributions() -> None:
+    vae, x = model(), data()
+    mu, log_sigma = vae.encoder.network(x).chunk(2, -1)
+    z = mu + log_sigma.exp() * noise(4)
+    likelihood = Independent(Normal(vae.decoder.network(z), 0.3), 1).log_prob(x)
+    prior = Independent(Normal(torch.zeros_like(mu), torch.ones_like(mu)), 1).log_prob(z)
+    q = Independent(Normal(mu, log_sigma.exp()), 1).log_prob(z)
+    terms = negative_importance_bound(vae, x, 4, torch.Generator().manual_seed(0))
+    expected = (likelihood + prior - q).exp().mean(0).log()
+    torch.testing.assert_close(terms.elbo, expected)
+    torch.testing.assert_close(terms.reconstruction, -likelihood.mean(0))
+    torch.testing.assert_close(terms.reconstruction + terms.kl, -expected)
+
+
+def test_a_binarised_loss_sees_fresh_draws_with_the_mean_of_the_pixels() -> None:
+    with seeded(0):
+        vae = VAE(Encoder(mlp(D, 2 * M)), BernoulliDecoder(mlp(M, D)), D, M).double()
+    x, seen = data(), []
+
+    def watched(model: VAE, x: torch.Tensor, n_samples: int, generator: torch.Generator | None) -> object:
+        seen.append(x)
+        return negative_elbo(model, x, n_samples, generator)
+
+    loss, generator = binarised(watched), torch.Generator().manual_seed(0)  # type: ignore[arg-type]
+    for _ in range(2000):
+        loss(vae, x, 1, generator)
+    draws = torch.stack(seen)
+    assert ((draws == 0) | (draws == 1)).all()
+    z = (draws.mean(0) - x) / (Bernoulli(x).variance / 2000).sqrt()
+    assert z.abs().max() < 5
+    assert loss.__name__ == "binarised watched"
+
+
 def test_the_auto_encoder_has_a_reconstruction_loss_alone() -> None:
     autoencoder = AutoEncoder(D, M, hidden=(7,)).double()
     x = data()
@@ -144,7 +179,15 @@ def test_the_auto_encoder_has_a_reconstruction_loss_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "objective", [elbo, practical_loss, negative_elbo, log_weights, importance_weighted_bound]
+    "objective",
+    [
+        elbo,
+        practical_loss,
+        negative_elbo,
+        log_weights,
+        importance_weighted_bound,
+        negative_importance_bound,
+    ],
 )
 def test_no_samples(objective: object) -> None:
     with pytest.raises(ValueError, match=r"n_samples needs to be at least 1 .* got 0"):

@@ -17,7 +17,7 @@ from torch import Tensor
 from vaebook.data import load
 from vaebook.models import VAE, AutoEncoder, mlp_vae
 from vaebook.objectives import elbo_from_loss, practical_loss, reconstruction_loss
-from vaebook.training import History, train, validate
+from vaebook.training import History, constant, cosine, train, validate
 
 
 def vae(seed: int = 0, hidden: int = 16) -> VAE:
@@ -59,6 +59,19 @@ def test_the_loop_is_plain_adam_on_j(digits: tuple[Tensor, Tensor]) -> None:
         means.append(total / len(x))
     torch.testing.assert_close(weights(ours), weights(naive), rtol=1e-4, atol=1e-5)
     assert history.train["J"] == pytest.approx(means, rel=1e-4)
+
+
+def test_a_schedule_moves_the_rate_from_pass_to_pass(digits: tuple[Tensor, Tensor]) -> None:
+    """A pass at no rate moves nothing, and the passes before it are those of a constant rate."""
+    two, three = vae(), vae()
+    run(two, digits, epochs=2, seed=5)
+    run(three, digits, epochs=3, seed=5, schedule=lambda t: 1.0 if t < 0.5 else 0.0)
+    torch.testing.assert_close(weights(two), weights(three), rtol=0, atol=0)
+    halved, half = vae(), vae()
+    run(halved, digits, epochs=2, seed=5, learning_rate=2e-3, schedule=lambda t: 0.5)
+    run(half, digits, epochs=2, seed=5, learning_rate=1e-3, schedule=constant)
+    torch.testing.assert_close(weights(halved), weights(half), rtol=0, atol=0)
+    assert [round(cosine(t / 4), 4) for t in range(5)] == [1.0, 0.8536, 0.5, 0.1464, 0.0]
 
 
 def test_history_keeps_the_exact_relations(digits: tuple[Tensor, Tensor]) -> None:
@@ -189,6 +202,7 @@ def test_a_checkpoint_cut_short(digits: tuple[Tensor, Tensor], tmp_path: Path, k
         (vae(), {"learning_rate": 2e-3}, "learning_rate"),
         (vae(), {"seed": 1}, "seed"),
         (vae(), {"n_samples": 2}, "n_samples"),
+        (vae(), {"schedule": cosine}, "schedule"),
     ],
 )
 def test_a_checkpoint_of_another_run(

@@ -117,11 +117,11 @@ def load(dataset: str | os.PathLike[str]) -> Images:
     return _permuted(path.resolve().name, _to_unit_interval(images), classes)
 
 
-def binarise(x: Tensor, generator: torch.Generator) -> Tensor:
+def binarise(x: Tensor, generator: torch.Generator | None) -> Tensor:
     """Stochastic binarisation: b_j ~ Bernoulli(x_j), independently for every pixel, so E[b] = x.
 
     Shapes: x of any shape, floating, in [0, 1]; b has its shape, dtype and device. The draw
-    consumes the caller's generator (on x's device) and nothing else.
+    consumes the caller's generator (on x's device) and nothing else; None is torch's global one.
 
     Raises:
         ValueError: x is not floating, or has a value outside [0, 1] (NaN included).

@@ -10,8 +10,8 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Independent
 
+from vaebook.bernoulli import BernoulliPixels
 from vaebook.gaussians import DiagonalGaussian, FullGaussian
 
 
@@ -130,9 +130,8 @@ class BernoulliDecoder(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, z: Tensor) -> Independent:
-        # The class checks on every call that x holds only 0 and 1, which is what makes grey pixels an error.
-        return Independent(Bernoulli(logits=self.network(z), validate_args=True), 1)
+    def forward(self, z: Tensor) -> BernoulliPixels:
+        return BernoulliPixels(self.network(z))
 
 
 class VAE(nn.Module):
@@ -167,9 +166,9 @@ class VAE(nn.Module):
         q: DiagonalGaussian | FullGaussian = self.encoder(x)
         return q
 
-    def decode(self, z: Tensor) -> DiagonalGaussian | Independent:
+    def decode(self, z: Tensor) -> DiagonalGaussian | BernoulliPixels:
         """p_θ(x|z), one row for each row of z ``(..., m)``."""
-        p: DiagonalGaussian | Independent = self.decoder(z)
+        p: DiagonalGaussian | BernoulliPixels = self.decoder(z)
         return p
 
     def prior(self) -> DiagonalGaussian:

@@ -5,11 +5,14 @@ J = −2 σ_dec² 𝓛 + constant ties them together (:func:`elbo_from_loss`).
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
+from vaebook.data import binarise
 from vaebook.divergences import kl_to_prior
 from vaebook.gaussians import DiagonalGaussian
 from vaebook.models import VAE, AutoEncoder, GaussianDecoder
@@ -81,8 +84,12 @@ def importance_weighted_bound(
     >>> importance_weighted_bound(mlp_vae(64, 2), torch.zeros(7, 64), n_samples=5).shape
     torch.Size([7])
     """
-    log_w = log_weights(model, x, n_samples, generator)
-    return log_w.logsumexp(0) - math.log(n_samples)  # (K, B) -> (B,)
+    return log_mean(log_weights(model, x, n_samples, generator))
+
+
+def log_mean(log_w: Tensor) -> Tensor:
+    """log (1/K) Σ_k w_k from log w, without leaving the logarithms; shapes ``(K, B)`` to ``(B,)``."""
+    return log_w.logsumexp(0) - math.log(len(log_w))
 
 
 class Loss(NamedTuple):
@@ -94,6 +101,10 @@ class Loss(NamedTuple):
     reconstruction: Tensor
     kl: Tensor
     elbo: Tensor
+
+
+# Of (model, x, n_samples, generator): what `vaebook.training.train` lowers.
+LossFunction = Callable[[Any, Tensor, int, Generator | None], Loss]
 
 
 def practical_loss(model: VAE, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Loss:
@@ -147,6 +158,48 @@ def negative_elbo(model: VAE, x: Tensor, n_samples: int = 1, generator: Generato
     reconstruction = -model.decode(z).log_prob(x).mean(0)  # (L, B) -> (B,)
     kl = kl_to_prior(q)
     return Loss(reconstruction, kl, -(reconstruction + kl))
+
+
+def negative_importance_bound(
+    model: VAE, x: Tensor, n_samples: int = 1, generator: Generator | None = None
+) -> Loss:
+    r"""−𝓛_K = −log (1/K) Σ_k w_k as a loss, in nats: an importance-weighted auto-encoder (IWAE) lowers it.
+
+    ``n_samples`` is K. ``reconstruction`` is −(1/K) Σ_k log p_θ(x|z_k) as in :func:`negative_elbo`, and
+    ``kl`` whatever −𝓛_K holds beside it, which for K > 1 is less than a KL.
+
+    Shapes and errors as in :func:`importance_weighted_bound`. Source: :eq:`eq-importance-bound` of the book.
+
+    >>> from vaebook.models import mlp_vae
+    >>> terms = negative_importance_bound(mlp_vae(64, 2), torch.zeros(7, 64), n_samples=5)
+    >>> torch.allclose(terms.elbo, -(terms.reconstruction + terms.kl))
+    True
+    """
+    q = model.encode(x)
+    z = q.rsample((check_samples(n_samples),), generator)  # (K, B, m)
+    log_likelihood = model.decode(z).log_prob(x)  # (K, B)
+    bound = log_mean(log_likelihood + model.prior().log_prob(z) - q.log_prob(z))
+    reconstruction = -log_likelihood.mean(0)
+    return Loss(reconstruction, -bound - reconstruction, bound)
+
+
+def binarised(loss: LossFunction) -> LossFunction:
+    """The same loss on pixels drawn anew at each call, b ~ Bernoulli(x), with the generator of its noise.
+
+    A model so trained never sees the same black-and-white picture twice (Salakhutdinov and Murray 2008).
+
+    >>> from vaebook.models import mlp_vae
+    >>> anew, grey = binarised(negative_elbo), torch.full((7, 64), 0.5)
+    >>> anew(mlp_vae(64, 2), grey, 1, Generator().manual_seed(0)).elbo.shape
+    torch.Size([7])
+    """
+
+    @wraps(loss)
+    def anew(model: Any, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Loss:
+        return loss(model, binarise(x, generator), n_samples, generator)
+
+    anew.__name__ = f"binarised {getattr(loss, '__name__', loss)}"
+    return anew
 
 
 def reconstruction_loss(

@@ -15,9 +15,9 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 from vaebook.ledger import in_notebook
-from vaebook.objectives import Loss, practical_loss
+from vaebook.objectives import Loss, LossFunction, practical_loss
 
-LossFunction = Callable[[Any, Tensor, int, Generator | None], Loss]
+Schedule = Callable[[float], float]
 QUANTITIES = ("J", "J_recon", "J_KL", "elbo")
 VALIDATION_BATCH = 4096
 
@@ -36,6 +36,20 @@ class History:
         return len(self.train["J"])
 
 
+def constant(t: float) -> float:
+    """The same learning rate all along."""
+    return 1.0
+
+
+def cosine(t: float) -> float:
+    """The whole rate at t = 0, along half a cosine, to nothing at t = 1 (Loshchilov and Hutter 2017).
+
+    >>> cosine(0.0), round(cosine(0.5), 6), cosine(1.0)
+    (1.0, 0.5, 0.0)
+    """
+    return (1 + math.cos(math.pi * t)) / 2
+
+
 def train(
     model: nn.Module,
     x_train: Tensor,
@@ -47,6 +61,7 @@ def train(
     n_samples: int = 1,
     seed: int = 0,
     loss: LossFunction = practical_loss,
+    schedule: Schedule = constant,
     checkpoint: str | Path | None = None,
     device: str | torch.device | None = None,
 ) -> History:
@@ -60,6 +75,8 @@ def train(
         n_samples: L, the number of z for each x and step.
         seed: of the shuffling and the noise. Torch's global generator is neither read nor moved.
         loss: ``practical_loss`` (J), ``negative_elbo`` for other decoders, ``reconstruction_loss``.
+        schedule: what the learning rate is multiplied by, as a function of t, the part of the epochs done,
+            from 0 to 1: ``constant``, ``cosine``, or your own.
         checkpoint: a ``.safetensors`` file, written after each epoch. Where it exists, training continues
             from it, to the same numbers as a run without a break.
         device: where to train; by itself a GPU where there is one.
@@ -90,11 +107,15 @@ def train(
         "model": str(model), "dtype": str(dtype), "device": device.type, "loss": loss.__name__,
         "N": len(x_train), "batch_size": batch_size, "learning_rate": learning_rate,
         "n_samples": n_samples, "seed": seed,
+        # Under a schedule that changes, more epochs are another run from the first step on.
+        "schedule": "constant" if schedule is constant else f"{schedule.__name__} over {epochs} epochs",
     }  # fmt: skip
     try:
         if path is not None:
             history = load_checkpoint(path, model, optimiser, generator, run, epochs)
         for epoch in epochs_with_progress(len(history), epochs, history):
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate * schedule((epoch - 1) / epochs)
             means = train_epoch(model, x_train, optimiser, batch_size, n_samples, generator, loss)
             append(history.train, means, epoch)
             append(history.validation, validate(model, x_validation, n_samples, seed, loss), epoch)
@@ -117,7 +138,7 @@ def train_epoch(
     """One pass through x in a new random order; returns the means of J, J_recon, J_KL and 𝓛, ``(4,)``."""
     totals = torch.zeros(len(QUANTITIES), device=x.device, dtype=torch.float64)
     for batch in torch.randperm(len(x), generator=generator, device=x.device).split(batch_size):
-        terms = loss(model, x[batch], n_samples, generator)
+        terms = loss(model, x.index_select(0, batch), n_samples, generator)
         optimiser.zero_grad()
         (terms.reconstruction + terms.kl).mean().backward()
         optimiser.step()
@@ -138,7 +159,7 @@ def validate(model: nn.Module, x: Tensor, n_samples: int, seed: int, loss: LossF
 
 def sums(terms: Loss) -> Tensor:
     """J, J_recon, J_KL and 𝓛 summed over a batch, shape ``(4,)``, in float64."""
-    reconstruction, kl, bound = (term.detach().double().sum() for term in terms)
+    reconstruction, kl, bound = (term.detach().sum(dtype=torch.float64) for term in terms)
     return torch.stack([reconstruction + kl, reconstruction, kl, bound])
 
 

@@ -1,0 +1,47 @@
+"""The density of black-and-white pixels: a product of Bernoullis, from logits."""
+
+from torch import Tensor
+from torch.nn.functional import softplus
+
+
+class BernoulliPixels:
+    r"""Π_i Bernoulli(x_i | sigmoid(l_i)) for x ∈ {0, 1}^d, for a whole batch of logits l at once.
+
+    .. math:: \log p(x) = \sum_i \big( x_i l_i - \log(1 + e^{l_i}) \big)
+
+    Args:
+        logits: l, shape ``(..., d)``.
+
+    No sigmoid is followed by a logarithm here: log(1 + e^l) keeps its digits for every l, and it is the one
+    pass over the pixels that costs anything.
+
+    Source: Kingma and Welling 2014, appendix C.1.
+
+    >>> p = BernoulliPixels(torch.zeros(5, 7, 64))
+    >>> p.log_prob(torch.ones(7, 64)).shape
+    torch.Size([5, 7])
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+    @property
+    def mean(self) -> Tensor:
+        """The probabilities of a white pixel, sigmoid(l), shape ``(..., d)``."""
+        return self.logits.sigmoid()
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) in nats, summed over pixels; shapes ``(..., d)`` to ``(...)``, broadcasting.
+
+        Raises:
+            ValueError: a pixel is neither 0 nor 1. Grey pixels give a number here, but no log-probability.
+
+        >>> BernoulliPixels(torch.zeros(64)).log_prob(torch.ones(64))          # −64 log 2
+        tensor(-44.3614)
+        """
+        if not bool(((x == 0) | (x == 1)).all()):
+            raise ValueError(
+                f"x needs pixels that are 0 or 1, got values from {float(x.min())} to {float(x.max())}; "
+                "use vaebook.data.binarise, or a GaussianDecoder for grey pixels"
+            )
+        return (x * self.logits - softplus(self.logits)).sum(-1)  # (..., d) -> (...)
