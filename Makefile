@@ -7,12 +7,16 @@ BIN := $(VENV)/bin
 # Written last: a setup that was cut short is started again.
 LOCKED := $(VENV)/.locked
 INSTALLED := $(VENV)/.installed
+# What only the benchmarks compare with lies beside the environment's packages, where nothing else finds it.
+BENCH := $(VENV)/bench/.installed
 # What test-portable compares: CHAPTERS="notebooks/01_kl.ipynb" is one.
 CHAPTERS ?= notebooks
+# Of the benchmarks, such as "epoch likelihood"; none is all.
+PARTS ?=
 CODE := vaebook tests conftest.py
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-portable mutants lab refresh lint lock clean distclean
+.PHONY: help book pdf test test-portable mutants bench lab refresh lint lock clean distclean
 
 # A moved project or a removed Python leaves stamps beside an environment that no longer runs.
 ifneq ($(wildcard $(LOCKED)),)
@@ -27,6 +31,9 @@ help: ## this list
 book: $(INSTALLED) ## execute what changed and render _build/html/index.html
 	@$(BIN)/vaebook build
 
+pdf: $(INSTALLED) ## the same as one file to print or to keep, _build/vaebook.pdf (needs Chromium or Chrome)
+	@$(BIN)/vaebook build --pdf
+
 test: $(INSTALLED) ## unit tests, doctests, and every chapter against its stored outputs
 	@$(BIN)/pytest -n auto --dist loadscope --nbval notebooks tests vaebook
 
@@ -37,8 +44,11 @@ test-portable: $(INSTALLED) ## the stored outputs again, as one thread of an old
 mutants: $(INSTALLED) ## put small mistakes into the mathematics and see that the tests notice (part of test)
 	@$(BIN)/python tests/mutants.py
 
+bench: $(INSTALLED) $(BENCH) ## measure speed and memory beside the targets: benchmarks/results.md (a quiet machine, minutes)
+	@PYTHONPATH="$(abspath $(VENV)/bench)" $(BIN)/python -m benchmarks $(PARTS)
+
 lab: $(INSTALLED) ## JupyterLab; a chapter's .md opens as a notebook, with the outputs of its pair
-	@$(BIN)/jupyter-lab --LabApp.default_url=/lab/tree/notebooks
+	@$(BIN)/jupyter-lab --config=_lab/jupyter_lab_config.py
 
 refresh: $(INSTALLED) ## store the outputs of every changed chapter in notebooks/*.ipynb
 	@$(BIN)/vaebook refresh
@@ -49,9 +59,12 @@ lint: $(INSTALLED) ## style, types, and whether notebooks and their sources are 
 	@$(BIN)/mypy
 	@$(BIN)/vaebook refresh --check
 
+# Without bench: readers would install it, and benchmarks/requirements.lock has it.
+EXTRAS := --extra book --extra cluster --extra parquet --extra test
+
 lock: ## fit requirements.lock to pyproject.toml; UPGRADE=--upgrade takes the newest of all (needs uv)
 	@cp requirements.lock requirements.lock.new
-	@uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes $(UPGRADE) \
+	@uv pip compile --quiet --universal --python-version 3.11 $(EXTRAS) --generate-hashes $(UPGRADE) \
 	    --no-emit-index-url --no-annotate --no-header pyproject.toml --output-file requirements.lock.new \
 	    || { rm -f requirements.lock.new; exit 1; }
 	@{ sed -n '/^#/p' requirements.lock; sed '/^#/d' requirements.lock.new; } > requirements.lock.newer
@@ -77,8 +90,10 @@ $(LOCKED): requirements.lock
 
 $(INSTALLED): $(LOCKED) pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@# Double-clicking a Markdown file opens the chapter it holds, here and in no other environment.
-	@$(BIN)/jupytext-config \
-	    --settings-file $(VENV)/etc/jupyter/labconfig/default_setting_overrides.json \
-	    set-default-viewer markdown myst
 	@touch $(INSTALLED)
+
+$(BENCH): benchmarks/requirements.lock $(LOCKED)
+	@rm -rf "$(VENV)/bench"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+	    --target "$(VENV)/bench" -r benchmarks/requirements.lock
+	@touch $(BENCH)

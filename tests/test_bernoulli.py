@@ -37,7 +37,7 @@ def test_huge_logits_keep_value_and_gradient_finite(size: float) -> None:
     torch.testing.assert_close(logits.grad, torch.tensor([-1.0, 1.0]))
 
 
-@pytest.mark.parametrize("bad", [0.5, -1.0, float("nan")])
+@pytest.mark.parametrize("bad", [0.5, -1.0, float("inf"), float("nan")])
 def test_other_pixels_are_refused_and_what_to_do_is_said(bad: float) -> None:
     x = torch.tensor([0.0, 1.0, bad])
     with pytest.raises(ValueError, match="x needs pixels that are 0 or 1, .*binarise"):

@@ -1,5 +1,6 @@
 """The density of black-and-white pixels: a product of Bernoullis, from logits."""
 
+import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
@@ -39,7 +40,7 @@ class BernoulliPixels:
         >>> BernoulliPixels(torch.zeros(64)).log_prob(torch.ones(64))          # −64 log 2
         tensor(-44.3614)
         """
-        if not bool(((x == 0) | (x == 1)).all()):
+        if not torch.equal((x > 0).to(x.dtype), x):
             raise ValueError(
                 f"x needs pixels that are 0 or 1, got values from {float(x.min())} to {float(x.max())}; "
                 "use vaebook.data.binarise, or a GaussianDecoder for grey pixels"

@@ -168,6 +168,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     )
     _add_parameters(parser)
     parser.add_argument("--fresh", action="store_true", help="execute every chapter")
+    parser.add_argument("--pdf", action="store_true", help="print it all to _build/vaebook.pdf as well")
     _add_jobs(parser)
     parser.set_defaults(command=_build)
 
@@ -341,7 +342,12 @@ def _writable(out: Path, source: Path) -> Path:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    print(build(_texts(arguments.parameters), arguments.fresh, arguments.jobs))
+    if arguments.pdf:
+        from vaebook.runner.pdf import check_browser, write_pdf
+
+        check_browser()
+    first_page = build(_texts(arguments.parameters), arguments.fresh, arguments.jobs)
+    print(write_pdf(first_page) if arguments.pdf else first_page)
     return 0
 
 

@@ -134,13 +134,14 @@ def binarise(x: Tensor, generator: torch.Generator | None) -> Tensor:
     """
     if not x.is_floating_point():
         raise ValueError(f"x needs a floating dtype, got {x.dtype}; uint8 images need x / 255")
-    # Asked here because on a GPU torch.bernoulli fails an assertion that leaves the device unusable.
-    if not bool(((x >= 0) & (x <= 1)).all()):
+    low, high = (float(end) for end in x.aminmax()) if x.numel() else (0.0, 1.0)
+    if not (low >= 0 and high <= 1):
         raise ValueError(
-            f"x needs values in [0, 1], got {float(x.min())} to {float(x.max())}; "
+            f"x needs values in [0, 1], got {low} to {high}; "
             "binarise the images, not logits or standardised pixels"
         )
-    return torch.bernoulli(x, generator=generator)
+    # torch.bernoulli says the same and takes twice as long on a processor.
+    return (torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator) < x).to(x.dtype)
 
 
 # The named data sets

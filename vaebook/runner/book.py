@@ -265,7 +265,7 @@ def _stage(book: Book, stage: Path) -> None:
         target = stage / page.relative_to(book.root)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(page, target)
-    for name in ("_config.yml", "_toc.yml", "references.bib"):
+    for name in ("_config.yml", "_toc.yml", "index.yml", "references.bib"):
         if (book.root / name).is_file():
             shutil.copyfile(book.root / name, stage / name)
     if (book.root / "_static").is_dir():

@@ -1,0 +1,74 @@
+"""The benchmarks still run, on the digits and a few steps, and judge what they measure by the right side."""
+
+import contextlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as table
+from benchmarks import book, epoch, growth, likelihood, measure
+from benchmarks.measure import Row
+
+
+def in_this_process(code: str, **environment: str) -> object:
+    """What a fresh process would print, without the seconds that one takes to start."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(code, {})
+    return json.loads(out.getvalue().splitlines()[-1])
+
+
+@pytest.fixture(autouse=True)
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (epoch, growth, likelihood, book):
+        monkeypatch.setattr(module, "fresh", in_this_process)
+    monkeypatch.setattr(epoch, "installed", lambda name: "")  # others' libraries take seconds to load
+
+
+@pytest.mark.parametrize(
+    ("name", "most_rows"), [("epoch", 12), ("growth", 18), ("likelihood", 8), ("book", 5)]
+)
+def test_a_part_runs(name: str, most_rows: int) -> None:
+    rows = table.measured(name, quick=True, dataset="digits")
+    assert 5 <= len(rows) <= most_rows
+    assert len({row.what for row in rows}) == len(rows)
+    unmeasured = {row.note for row in rows if not row.values}
+    assert unmeasured <= {"not installed", "needs the built book: make book"}
+    text = table.markdown(rows)
+    assert all(line.count("|") == len(table.HEAD) + 1 for line in text.splitlines())
+    assert len(table.plain(rows).splitlines()) == len(rows) + 1
+
+
+def test_the_median_decides() -> None:
+    values = [1.0, 1.2, 9.0]
+    assert Row("", values, most=1.3).verdict() == "met"
+    assert Row("", values, most=1.1).verdict() == "missed"
+    assert Row("", values, least=1.1).verdict() == "met"
+    assert Row("", values, least=1.3).verdict() == "missed"
+    assert Row("", values).verdict() == Row("", [], most=1.0).verdict() == ""
+    row = Row("", values, "s", most=1.3)
+    assert (row.measured(), row.spread(), row.target()) == ("1.20 s", "1–9", "at most 1.30")
+
+
+@pytest.mark.parametrize(("power", "slope"), [(0.0, 0.0), (1.0, 1.0), (2.0, 2.0)])
+def test_growth_is_the_steepest_slope(power: float, slope: float) -> None:
+    found = {n: {"milliseconds": [0.5 * max(n, 100) ** power, float(n)]} for n in (10, 100, 1000)}
+    assert growth.slopes(found, "milliseconds") == pytest.approx([slope, 1.0])
+
+
+def test_rounds_are_interleaved() -> None:
+    order: list[str] = []
+
+    def logged(name: str) -> Callable[[], float]:
+        return lambda: float(order.append(name) is None)
+
+    assert measure.interleaved({"a": logged("a"), "b": logged("b")}, 2) == {"a": [1, 1], "b": [1, 1]}
+    assert order == ["a", "b", "a", "b"]
+
+
+def test_pixels_in_a_file_are_what_is_measured(tmp_path: Path) -> None:
+    growth.write_pixels(tmp_path / "pixels", 1500)
+    assert (tmp_path / "pixels").stat().st_size == 1500 * growth.D * 4
