@@ -13,7 +13,7 @@ from statistics import median
 import torch
 from torch import Generator
 
-from benchmarks.measure import Row, clock, fresh, interleaved, most_allocated, ratios
+from benchmarks.measure import Row, clock, fresh, interleaved, ratios, status
 from vaebook.evaluation import log_likelihood
 from vaebook.models import VAE, BernoulliDecoder, Encoder, mlp, seeded
 
@@ -24,7 +24,7 @@ LEAST_RATE, MOST_GROWTH = 0.6, 1.1
 
 
 def rows(quick: bool = False) -> list[Row]:
-    images, draws, side, rounds = (16, 200, 256, 2) if quick else (200, 2000, 3072, 5)
+    images, draws, side, rounds = (16, 200, 256, 2) if quick else (96, 1024, 3072, 7)
     model, x = vae(), black_and_white(images)
     square, shapes = [(side, side, side)], [(ROWS, k, n) for k, n in layers()]
     work = {  # floating-point operations; those of the encoder and of all that is no product do not count
@@ -92,7 +92,7 @@ def black_and_white(n: int) -> torch.Tensor:
 
 def memory(quick: bool) -> list[Row]:
     """Memory with many draws, and with many images, over that with few of either."""
-    few, many = (200, 400) if quick else (1000, 20_000)
+    few, many = (200, 400) if quick else (256, 4096)
     cases = {"few": (32, few), "K": (32, many), "N": (32 * many // few, few)}
     code = "from benchmarks.likelihood import print_memory; print_memory({}, {})"
     measures = {name: (lambda case=case: fresh(code.format(*case))) for name, case in cases.items()}
@@ -107,5 +107,7 @@ def memory(quick: bool) -> list[Row]:
 
 def print_memory(images: int, draws: int) -> None:
     model, x = vae(), black_and_white(images)
-    log_likelihood(model, x[:32], 200)  # what the first call alone needs
-    print(json.dumps(most_allocated(lambda: log_likelihood(model, x, draws))))
+    log_likelihood(model, x[:1], 1)  # what the first call alone needs
+    before = status("VmRSS")
+    log_likelihood(model, x, draws)
+    print(json.dumps(max(status("VmHWM") - before, 1.0)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import threading
@@ -96,12 +95,6 @@ def status(name: str) -> float:
     """A line of this process's state in megabytes, such as ``VmRSS``; Linux alone has them."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024 / 1e6
-
-
-def peak() -> float:
-    """The most memory that this process ever had, in megabytes."""
-    scale = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6
 
 
 def most_allocated(action: Callable[[], object]) -> float:

@@ -29,6 +29,13 @@ GIVEN = {
     "12_covariance": {"1325": "50 · 53 / 2"},
     "13_joint_view": {"255": "grey levels"},
     "14_museum_of_bugs": {"5000": "what a bug was asked for"},
+    "15_published_table": {
+        "784": "28²",
+        "60,000": "MNIST",
+        "10,000": "MNIST",
+        "3000": "60,000 / 20",
+        "469": "60,000 / 128",
+    },
     "explorer": {"0.05": "a step of the keys", "0.5": "a long step"},
     "intro": {
         "1,797": "the digits",
