@@ -1,12 +1,14 @@
 """Held-out log-likelihood against the linear model's exact one, and its memory."""
 
+import math
+
 import pytest
 import torch
 
 from vaebook import evaluation
 from vaebook.evaluation import log_likelihood
 from vaebook.linear import LinearGaussian
-from vaebook.models import VAE, Encoder, GaussianDecoder, mlp_vae
+from vaebook.models import VAE, BernoulliDecoder, Encoder, GaussianDecoder, mlp, mlp_vae, seeded
 from vaebook.objectives import importance_weighted_bound, log_weights
 
 
@@ -58,6 +60,24 @@ def test_it_reaches_the_exact_log_likelihood() -> None:
         0
     ) / 20_000**0.5
     assert stderr.max() < 0.05
+    assert ((ratio - 1).abs() < 5 * stderr).all()
+
+
+def test_it_reaches_the_integral_over_the_prior_for_black_and_white_pixels() -> None:
+    with seeded(0):
+        vae = VAE(Encoder(mlp(6, 2)), BernoulliDecoder(mlp(1, 5, 6)), 6, 1).double()
+    torch.nn.init.zeros_(vae.encoder.network[0].weight)
+    vae.encoder.network[0].bias.data = torch.tensor([0.1, 0.2], dtype=torch.float64)  # wider than the prior
+    x = (data(20) < 0.5).double()
+    z = torch.linspace(-12, 12, 4001, dtype=torch.float64)[:, None]
+    probability = vae.decoder.network(z).sigmoid()[:, None]  # (4001, 1, 6)
+    likelihood = (x * probability + (1 - x) * (1 - probability)).prod(-1)
+    prior = (-0.5 * z.square()).exp() / math.sqrt(2 * math.pi)
+    exact = torch.trapezoid(likelihood * prior, z[:, 0], dim=0).log()
+    ratio = (log_likelihood(vae, x, 20_000, generator()) - exact).exp()
+    weights = (log_weights(vae, x, 20_000, torch.Generator().manual_seed(1)) - exact).exp()
+    stderr = weights.std(0) / 20_000**0.5
+    assert stderr.max() < 0.02
     assert ((ratio - 1).abs() < 5 * stderr).all()
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from vaebook.data import load
-from vaebook.models import VAE, AutoEncoder, mlp_vae
-from vaebook.objectives import elbo_from_loss, practical_loss, reconstruction_loss
+from vaebook.models import VAE, AutoEncoder, BernoulliDecoder, Encoder, mlp, mlp_vae, seeded
+from vaebook.objectives import elbo_from_loss, negative_elbo, practical_loss, reconstruction_loss
 from vaebook.training import History, constant, cosine, train, validate
 
 
@@ -59,6 +59,28 @@ def test_the_loop_is_plain_adam_on_j(digits: tuple[Tensor, Tensor]) -> None:
         means.append(total / len(x))
     torch.testing.assert_close(weights(ours), weights(naive), rtol=1e-4, atol=1e-5)
     assert history.train["J"] == pytest.approx(means, rel=1e-4)
+
+
+def test_the_loop_is_plain_adam_on_the_bound_of_black_and_white_pixels(digits: tuple[Tensor, Tensor]) -> None:
+    def model() -> VAE:
+        with seeded(0):
+            return VAE(Encoder(mlp(64, 16, 4)), BernoulliDecoder(mlp(2, 16, 64)), 64, 2)
+
+    ours, naive, x = model(), model(), (digits[0] > 0.5).float()
+    run(ours, (x, x[:10]), epochs=2, seed=5, loss=negative_elbo)
+    generator = torch.Generator().manual_seed(5)
+    optimiser = torch.optim.Adam(naive.parameters(), lr=1e-3)
+    for _ in range(2):
+        for batch in torch.randperm(len(x), generator=generator).split(64):
+            mu, log_sigma = naive.encoder.network(x[batch]).chunk(2, -1)
+            z = mu + log_sigma.exp() * torch.randn(1, *mu.shape, generator=generator)
+            p = naive.decoder.network(z)[0].sigmoid()
+            cross_entropy = -(x[batch] * p.log() + (1 - x[batch]) * (1 - p).log()).sum()
+            kl = 0.5 * (mu**2 + (2 * log_sigma).exp() - 2 * log_sigma - 1).sum()
+            optimiser.zero_grad()
+            ((cross_entropy + kl) / len(batch)).backward()
+            optimiser.step()
+    torch.testing.assert_close(weights(ours), weights(naive), rtol=1e-4, atol=1e-5)
 
 
 def test_a_schedule_moves_the_rate_from_pass_to_pass(digits: tuple[Tensor, Tensor]) -> None:
