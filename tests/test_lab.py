@@ -255,20 +255,17 @@ def test_an_explorer_is_a_picture_until_it_is_run_and_saving_a_notebook_writes_i
 
     plane = notebook.locator(".vaebook-explorer .plane")
     expect(plane).to_be_visible()
-    drawn = "plane => plane.querySelector('canvas').toDataURL()"
-    before = plane.evaluate(drawn)
+    z, decoded = notebook.locator("th .z"), notebook.locator("canvas.f")
+    before, picture = z.inner_text(), decoded.evaluate("canvas => canvas.toDataURL()")
     plane.focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function(
-        "before => document.querySelector('.plane canvas').toDataURL() !== before", arg=before
-    )
+    expect(z).not_to_have_text(before)
+    assert decoded.evaluate("canvas => canvas.toDataURL()") != picture
     # The keys are the explorer's: the notebook has not moved to another cell, nor deleted this one.
     expect(plane).to_be_focused()
-    before = plane.evaluate(drawn)
+    before = z.inner_text()
     plane.click(position={"x": 40, "y": 40})
-    page.wait_for_function(
-        "before => document.querySelector('.plane canvas').toDataURL() !== before", arg=before
-    )
+    expect(z).not_to_have_text(before)
 
 
 @in_browser
