@@ -13,7 +13,7 @@ BENCH := $(VENV)/bench/.installed
 CHAPTERS ?= notebooks
 # Of the benchmarks, such as "epoch likelihood"; none is all.
 PARTS ?=
-CODE := vaebook tests conftest.py
+CODE := vaebook tests benchmarks conftest.py
 
 .DEFAULT_GOAL := help
 .PHONY: help book pdf test test-portable mutants bench lab refresh lint lock clean distclean
