@@ -7,6 +7,7 @@ started from. (`pytest_plugins` is also allowed nowhere else.)
 
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -21,6 +22,10 @@ from vaebook.runner.processes import cores
 sys.path.insert(0, str(Path(__file__).parent / "tests"))
 pytest_plugins = ["pytester", "outputs"]
 
+
+# What a shell starts in the background ignores Ctrl-C, and so would all that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples at every run, and no limit on their time: a busy machine is no failure.
 hypothesis.settings.register_profile("book", derandomize=True, deadline=None)
