@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 
 from benchmarks import others
 from benchmarks.measure import Row, clock, fresh, interleaved, ratios, status
-from vaebook.data import _data_folder, binarise, load
+from vaebook.data import binarise, data_folder, load
 from vaebook.models import VAE, BernoulliDecoder, Encoder, GaussianDecoder, mlp, seeded
 from vaebook.objectives import LossFunction, negative_elbo, practical_loss
 from vaebook.training import train, train_epoch
@@ -127,7 +127,7 @@ def pictures(dataset: str, n: int, shape: tuple[int, int]) -> Any:
 
     if dataset != "mnist":
         return FakeData(n, (1, *shape), transform=ToTensor())
-    return torch.utils.data.Subset(MNIST(str(_data_folder()), transform=ToTensor()), range(n))
+    return torch.utils.data.Subset(MNIST(str(data_folder()), transform=ToTensor()), range(n))
 
 
 def bfloat16(x: Tensor, rounds: int) -> Row:

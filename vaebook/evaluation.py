@@ -46,7 +46,7 @@ def log_likelihood(
 def running_logsumexp(model: VAE, x: Tensor, n_samples: int, generator: Generator | None) -> Tensor:
     """log (1/K) Σ_k w_k for one batch, a part of the K draws at a time."""
     total = x.new_full(x.shape[:1], -math.inf)
-    chunk = max(1, AT_ONCE.get(x.device.type, 2**12) // len(x))
+    chunk = max(1, AT_ONCE.get(x.device.type, AT_ONCE["cpu"]) // len(x))
     for start in range(0, n_samples, chunk):
         part = log_weights(model, x, min(chunk, n_samples - start), generator)  # (chunk, B)
         total = torch.logaddexp(total, part.logsumexp(0))
