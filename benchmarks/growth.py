@@ -31,6 +31,7 @@ SIZES = {
     "m": (2, 20, 200),
     "N": (1_000, 10_000, 100_000, 1_000_000),
 }
+UNITS = {"batch": "a step", "m": "a step", "N": "an epoch"}
 QUICK = {"batch": (32, 64), "m": (2, 20), "N": (256, 512)}
 IMAGES = 16_384  # of one measurement with a batch or an m
 MOST_SLOPE = 1.05  # 1 is linear growth; the rest is for the clock
@@ -49,19 +50,12 @@ def rows(quick: bool = False, picture: Path | None = PICTURE) -> list[Row]:
 def of_kind(kind: str, found: dict[int, dict[str, list[float]]]) -> list[Row]:
     table = []
     for size, values in found.items():
-        note = f"{short_memory(median(values['megabytes']))} in use"
+        note = f"{median(values['megabytes']):.0f} MB in use"
         table.append(Row(f"{UNITS[kind]}, {kind} = {size:,}", values["milliseconds"], "ms", note=note))
     for name in ("milliseconds", "megabytes"):
         label = f"{'time' if name == 'milliseconds' else 'memory'}, steepest growth with {kind}"
         table.append(Row(label, slopes(found, name), "log/log", most=MOST_SLOPE))
     return table
-
-
-UNITS = {"batch": "a step", "m": "a step", "N": "an epoch"}
-
-
-def short_memory(megabytes: float) -> str:
-    return f"{megabytes:.0f} MB"
 
 
 def slopes(found: dict[int, dict[str, list[float]]], name: str) -> list[float]:
