@@ -1,6 +1,7 @@
 """The loop against a plain one, the optimum it should reach, resuming, and what happens when things go wrong."""
 
 import fcntl
+import functools
 import os
 import struct
 import subprocess
@@ -94,6 +95,19 @@ def test_a_schedule_moves_the_rate_from_pass_to_pass(digits: tuple[Tensor, Tenso
     run(half, digits, epochs=2, seed=5, learning_rate=1e-3, schedule=constant)
     torch.testing.assert_close(weights(halved), weights(half), rtol=0, atol=0)
     assert [round(cosine(t / 4), 4) for t in range(5)] == [1.0, 0.8536, 0.5, 0.1464, 0.0]
+
+
+def test_a_loss_and_a_schedule_may_be_partial_functions(digits: tuple[Tensor, Tensor]) -> None:
+    plain, partial = vae(), vae()
+    run(plain, digits, epochs=1)
+    run(
+        partial,
+        digits,
+        epochs=1,
+        loss=functools.partial(practical_loss),
+        schedule=functools.partial(constant),
+    )
+    torch.testing.assert_close(weights(plain), weights(partial), rtol=0, atol=0)
 
 
 def test_history_keeps_the_exact_relations(digits: tuple[Tensor, Tensor]) -> None:

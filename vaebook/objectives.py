@@ -198,7 +198,7 @@ def binarised(loss: LossFunction) -> LossFunction:
     def anew(model: Any, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Loss:
         return loss(model, binarise(x, generator), n_samples, generator)
 
-    anew.__name__ = f"binarised {getattr(loss, '__name__', loss)}"
+    anew.__name__ = f"binarised {getattr(loss, '__name__', repr(loss))}"
     return anew
 
 

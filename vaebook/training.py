@@ -104,11 +104,11 @@ def train(
     optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
     history, path = History(), Path(checkpoint) if checkpoint is not None else None
     run = {
-        "model": str(model), "dtype": str(dtype), "device": device.type, "loss": loss.__name__,
+        "model": str(model), "dtype": str(dtype), "device": device.type, "loss": name_of(loss),
         "N": len(x_train), "batch_size": batch_size, "learning_rate": learning_rate,
         "n_samples": n_samples, "seed": seed,
         # Under a schedule that changes, more epochs are another run from the first step on.
-        "schedule": "constant" if schedule is constant else f"{schedule.__name__} over {epochs} epochs",
+        "schedule": "constant" if schedule is constant else f"{name_of(schedule)} over {epochs} epochs",
     }  # fmt: skip
     try:
         if path is not None:
@@ -124,6 +124,11 @@ def train(
     finally:
         model.to(home)
     return history
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """What a checkpoint calls a function; a ``functools.partial`` has no name of its own."""
+    return getattr(function, "__name__", repr(function))
 
 
 def train_epoch(
