@@ -9,6 +9,7 @@ class BernoulliPixels:
     r"""Π_i Bernoulli(x_i | sigmoid(l_i)) for x ∈ {0, 1}^d, for a whole batch of logits l at once.
 
     .. math:: \log p(x) = \sum_i \big( x_i l_i - \log(1 + e^{l_i}) \big)
+                        = -\sum_i \log \big( 1 + e^{(1 - 2 x_i) l_i} \big)
 
     Args:
         logits: l, shape ``(..., d)``.
@@ -40,9 +41,9 @@ class BernoulliPixels:
         >>> BernoulliPixels(torch.zeros(64)).log_prob(torch.ones(64))          # −64 log 2
         tensor(-44.3614)
         """
-        if not torch.equal((x > 0).to(x.dtype), x):
+        if (x * (1 - x)).count_nonzero() > 0:  # x (1 − x) is 0 for 0 and for 1 alone
             raise ValueError(
                 f"x needs pixels that are 0 or 1, got values from {float(x.min())} to {float(x.max())}; "
                 "use vaebook.data.binarise, or a GaussianDecoder for grey pixels"
             )
-        return (x * self.logits - softplus(self.logits)).sum(-1)  # (..., d) -> (...)
+        return -softplus((1 - 2 * x) * self.logits).sum(-1)  # (..., d) -> (...)
