@@ -44,7 +44,7 @@ test-portable: $(INSTALLED) ## the stored outputs again, as one thread of an old
 mutants: $(INSTALLED) ## put small mistakes into the mathematics and see that the tests notice (part of test)
 	@$(BIN)/python tests/mutants.py
 
-bench: $(INSTALLED) $(BENCH) ## measure speed and memory beside the targets: benchmarks/results.md (a quiet machine, minutes)
+bench: $(INSTALLED) $(BENCH) ## measure speed and memory beside the targets: benchmarks/results.md (a quiet machine, half an hour)
 	@PYTHONPATH="$(abspath $(VENV)/bench)" $(BIN)/python -m benchmarks $(PARTS)
 
 lab: $(INSTALLED) ## JupyterLab; a chapter's .md opens as a notebook, with the outputs of its pair
@@ -59,7 +59,7 @@ lint: $(INSTALLED) ## style, types, and whether notebooks and their sources are 
 	@$(BIN)/mypy
 	@$(BIN)/vaebook refresh --check
 
-# Without bench: readers would install it, and benchmarks/requirements.lock has it.
+# Without bench: nobody who reads needs it, and benchmarks/requirements.lock has it.
 EXTRAS := --extra book --extra cluster --extra parquet --extra test
 
 lock: ## fit requirements.lock to pyproject.toml; UPGRADE=--upgrade takes the newest of all (needs uv)

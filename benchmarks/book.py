@@ -1,4 +1,4 @@
-"""The book's own speed: starting, importing, and building when nothing or one chapter has changed."""
+"""The book's own speed: starting, importing, building all, nothing or one chapter, and the tests."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from benchmarks.measure import ROOT, Row, fresh, interleaved
 
-MOST_HELP, MOST_IMPORT, MOST_UNCHANGED, MOST_RENDER = 0.5, 0.15, 6.0, 25.0  # seconds
+MOST_HELP, MOST_IMPORT = 0.5, 0.15  # seconds, as all that follow
+MOST_TEST = 720.0
+WHOLE, UNCHANGED, ONE = "nothing built yet", "nothing changed", "one chapter changed, beyond its own time"
+BUILDS = ((WHOLE, 300.0), (UNCHANGED, 6.0), (ONE, 25.0))
 CHAPTER = "01_kl"
 HEAVY = ("torchvision", "sklearn")
 
@@ -32,19 +33,15 @@ print(json.dumps([seconds, sum(name in sys.modules for name in {HEAVY!r})]))
 def rows(quick: bool = False) -> list[Row]:
     rounds = 2 if quick else 7
     heavy = fresh(IMPORT)[1]  # and what is read from disk for the first time
-    measures = {"help": lambda: command(ROOT, "--help"), "import": lambda: fresh(IMPORT)[0]}
-    with nullcontext() if quick else built_copy() as copy:
-        if copy is not None:
-            measures["unchanged"] = lambda: command(copy, "build")
-        found = interleaved(measures, rounds)
-        rebuilt = one_chapter(copy) if copy is not None else []
-    note, nothing = "" if copy else "needs the built book: make book", found.get("unchanged", [])
+    found = interleaved({"help": lambda: command(ROOT, "--help"), "import": lambda: fresh(IMPORT)[0]}, rounds)
+    built = {} if quick else of_the_build(rounds)
+    note = "not in a quick run" if quick else ""
     return [
         Row("vaebook --help", found["help"], "s", most=MOST_HELP),
         Row("import vaebook.objectives, beyond torch", found["import"], "s", most=MOST_IMPORT),
         Row(f"of {' and '.join(HEAVY)}, imported by it", [heavy], "", most=0),
-        Row("vaebook build, nothing changed", nothing, "s", most=MOST_UNCHANGED, note=note),
-        Row("one chapter changed, beyond its own time", rebuilt, "s", most=MOST_RENDER, note=note),
+        *(Row(f"make book, {what}", built.get(what, []), "s", most=most, note=note) for what, most in BUILDS),
+        Row("make test", most=MOST_TEST, note=note) if quick else of_the_tests(),
     ]
 
 
@@ -64,27 +61,15 @@ def run(folder: Path, *words: str) -> str:
     ).stderr
 
 
-@contextmanager
-def built_copy() -> Iterator[Path | None]:
-    """A copy of the project whose book is up to date, or nothing where no book is built."""
-    if not up_to_date():
-        yield None
-        return
+def of_the_build(rounds: int) -> dict[str, list[float]]:
+    """Seconds to build the book in a copy of the project: all of it, nothing of it, one chapter."""
     with tempfile.TemporaryDirectory() as name:
         copy = Path(name) / "book"
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__"), symlinks=True)
-        run(copy, "build")
-        yield copy
-
-
-def up_to_date() -> bool:
-    """Whether every chapter's executed copy is there and current: executing them all takes minutes."""
-    code = (
-        "import json\nfrom vaebook.runner.book import is_current, plan\n"
-        "from vaebook.runner.chapters import read_book\n"
-        "print(json.dumps(all(is_current(run) for run in plan(read_book(), {}))))"
-    )
-    return bool(fresh(code))
+        left_out = shutil.ignore_patterns(".*", "_build", "__pycache__")
+        shutil.copytree(ROOT, copy, ignore=left_out, symlinks=True)
+        whole = [command(copy, "build")]
+        unchanged = [command(copy, "build") for _ in range(rounds)]
+        return {WHOLE: whole, UNCHANGED: unchanged, ONE: one_chapter(copy)}
 
 
 def one_chapter(copy: Path) -> list[float]:
@@ -98,3 +83,15 @@ def one_chapter(copy: Path) -> list[float]:
     if own is None:
         raise RuntimeError(f"the chapter was not executed:\n{said}")
     return [seconds - float(own[1])]
+
+
+def of_the_tests() -> Row:
+    """``make test``, once, in the project itself."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    begun = time.perf_counter()
+    done = subprocess.run(
+        ["make", "test"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    seconds = [time.perf_counter() - begun] if done.returncode == 0 else []
+    said = (done.stdout.splitlines() or [done.stderr])[-1].strip("= ")
+    return Row("make test", seconds, "s", most=MOST_TEST, note=said)

@@ -83,7 +83,7 @@ MUTANTS: list[Mutant] = [
     ("models", "BernoulliPixels(self.network(z))", "BernoulliPixels(-self.network(z))"),
     ("bernoulli", "(1 - 2 * x) * self.logits", "(2 * x - 1) * self.logits"),
     ("bernoulli", "self.logits).sum(-1)", "self.logits).mean(-1)"),
-    ("bernoulli", "self.logits.sigmoid()", "self.logits.softmax(-1)"),
+    ("bernoulli", "torch.sigmoid(self.logits)", "torch.softmax(self.logits, -1)"),
     ("models", "return nn.Sequential(*layers[:-1])", "return nn.Sequential(*layers)"),
     ("models", "torch.manual_seed(seed)", "torch.manual_seed(0)"),
     ("objectives", "+ model.prior().log_prob(z) - q.log_prob(z)", "- q.log_prob(z)"),

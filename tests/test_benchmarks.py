@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as table
-from benchmarks import book, epoch, growth, likelihood, measure
+from benchmarks import book, epoch, growth, likelihood, measure, published
 from benchmarks.measure import Row
 
 
@@ -29,17 +29,33 @@ def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "most_rows"), [("epoch", 12), ("growth", 18), ("likelihood", 8), ("book", 5)]
+    ("name", "most_rows"),
+    [("epoch", 12), ("growth", 18), ("likelihood", 8), ("published", 2), ("book", 7)],
 )
 def test_a_part_runs(name: str, most_rows: int) -> None:
     rows = table.measured(name, quick=True, dataset="digits")
-    assert 5 <= len(rows) <= most_rows
+    assert min(5, most_rows) <= len(rows) <= most_rows
     assert len({row.what for row in rows}) == len(rows)
     unmeasured = {row.note for row in rows if not row.values}
-    assert unmeasured <= {"not installed", "needs the built book: make book"}
+    assert unmeasured <= {"not installed", "not in a quick run"}
     text = table.markdown(rows)
     assert all(line.count("|") == len(table.HEAD) + 1 for line in text.splitlines())
     assert len(table.plain(rows).splitlines()) == len(rows) + 1
+
+
+def test_the_readme_shows_what_the_last_run_measured() -> None:
+    readme, results = table.README.read_text(encoding="utf-8"), table.RESULTS.read_text(encoding="utf-8")
+    assert table.put_into(readme, results) == readme
+    assert readme.split(table.BEGIN)[1].startswith("Measured on ")
+    judged = [line for line in results.splitlines() if "| met |" in line or "| missed |" in line]
+    assert judged
+    assert set(judged) <= set(readme.splitlines())
+
+
+def test_without_a_record_nothing_is_claimed_of_the_published_table(tmp_path: Path) -> None:
+    nll, minutes = published.rows(folder=tmp_path)
+    assert (nll.values, nll.verdict(), nll.note) == ([], "", "no record")
+    assert minutes.values == []
 
 
 def test_the_median_decides() -> None:

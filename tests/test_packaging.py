@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 import venv
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,18 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-def locked() -> dict[str, str]:
+# Only `make bench` wants it, and has a lock of its own.
+EXTRAS = {name: group for name, group in PROJECT["optional-dependencies"].items() if name != "bench"}
+
+
+def locked(file: str = "requirements.lock") -> dict[str, str]:
     """Package name to the first locked version."""
-    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    text = (ROOT / file).read_text(encoding="utf-8")
     return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", text, re.M)[::-1])
 
 
-def wanted() -> set[str]:
-    extras = [p for group in PROJECT["optional-dependencies"].values() for p in group]
-    return {re.split(r"[<>=!~ \[;]", p)[0].lower() for p in [*PROJECT["dependencies"], *extras]}
+def names(requirements: Iterable[str]) -> set[str]:
+    return {re.split(r"[<>=!~ \[;]", p)[0].lower() for p in requirements}
 
 
 def test_environment_yml_is_held_to_pyproject() -> None:
@@ -31,17 +35,24 @@ def test_environment_yml_is_held_to_pyproject() -> None:
     python, pip, rest = environment["dependencies"]
     assert python == f"python{PROJECT['requires-python']}"
     assert pip == "pip"
-    extras = ",".join(sorted(PROJECT["optional-dependencies"]))
-    assert rest == {"pip": [f"-e .[{extras}]"]}  # every package comes from pyproject.toml, with its extras
+    assert rest == {"pip": [f"-e .[{','.join(sorted(EXTRAS))}]"]}  # all of its packages, and no others
 
 
 def test_the_lock_holds_every_dependency_with_hashes_and_no_address() -> None:
     text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    assert wanted() <= set(locked())
+    assert names([*PROJECT["dependencies"], *(p for group in EXTRAS.values() for p in group)]) <= set(
+        locked()
+    )
     assert "://" not in text
     entries = re.split(r"\n(?=\S)", text[text.index("\n", text.rindex("# ")) + 1 :].strip())
     assert len(entries) > 100
     assert all("--hash=sha256:" in entry for entry in entries)
+
+
+def test_the_benchmarks_lock_adds_what_they_compare_with() -> None:
+    theirs = locked("benchmarks/requirements.lock")
+    assert names(PROJECT["optional-dependencies"]["bench"]) <= set(theirs)
+    assert not set(theirs) & set(locked())
 
 
 def test_torch_and_torchvision_are_a_pair() -> None:

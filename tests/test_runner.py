@@ -329,8 +329,17 @@ def test_sphinx_sees_executed_chapters_and_pages_alone(project: Path, rendered: 
     assert rendered == [expected]
 
 
-@pytest.mark.parametrize("name", ["intro.md", "_config.yml", "_build/executed/01_first.ipynb"])
-def test_pages_are_rendered_when_a_source_of_theirs_changed(
+@pytest.mark.parametrize(
+    "name",
+    [
+        "intro.md",
+        "_config.yml",
+        "notebooks/01_first.md",  # its page offers it for download
+        "_build/executed/01_first.ipynb",
+        "_build/html/intro.html",
+    ],
+)
+def test_pages_are_rendered_when_they_or_a_source_of_theirs_changed(
     project: Path, rendered: list[list[str]], name: str
 ) -> None:
     page = book.render(chapters.read_book())
@@ -339,6 +348,14 @@ def test_pages_are_rendered_when_a_source_of_theirs_changed(
     assert len(rendered) == 1
     (project / name).write_text((project / name).read_text() + "\n# more\n")
     book.render(chapters.read_book())
+    assert len(rendered) == 2
+
+
+def test_a_deleted_page_comes_back(project: Path, rendered: list[list[str]]) -> None:
+    page = book.render(chapters.read_book()).parent / "notebooks" / "02_second.html"
+    page.unlink()
+    book.render(chapters.read_book())
+    assert page.is_file()
     assert len(rendered) == 2
 
 

@@ -30,7 +30,7 @@ class BernoulliPixels:
     @property
     def mean(self) -> Tensor:
         """The probabilities of a white pixel, sigmoid(l), shape ``(..., d)``."""
-        return self.logits.sigmoid()
+        return torch.sigmoid(self.logits)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) in nats, summed over pixels; shapes ``(..., d)`` to ``(...)``, broadcasting.

@@ -27,8 +27,8 @@ from vaebook.runner.parameters import Parameter, Value, declared_parameters, par
 from vaebook.runner.processes import cores, end, spawn, with_threads
 from vaebook.runner.stored import in_step, store
 
-# The project's own part of Sphinx: pages depend on it as well.
-PAGES = Path(__file__).with_name("pages.py")
+# The project's own part of Sphinx, and this file: pages depend on them as well.
+RENDERERS = [Path(__file__), Path(__file__).with_name("pages.py")]
 
 
 @dataclass(frozen=True)
@@ -240,9 +240,10 @@ def render(book: Book) -> Path:
     stage, html, record = folder / "source", folder / "html", folder / "html.sha256"
     _stage(book, stage)
     lock = book.root / "requirements.lock"
-    state = digest(book.root, [*files_below(stage), *([lock] if lock.is_file() else [])])
-    state += digest(PAGES.parent, [PAGES])
-    if (html / "index.html").is_file() and record.is_file() and record.read_text() == state:
+    state = digest(book.root, [*files_below(stage), *book.chapters, *([lock] if lock.is_file() else [])])
+    state += digest(RENDERERS[0].parent, RENDERERS)
+    # The pages as they lie there count too: one that was deleted or changed by hand comes back.
+    if record.is_file() and record.read_text() == state + digest(html, files_below(html)):
         say("the pages are up to date")
         return html / "index.html"
     say("rendering the pages")
@@ -252,7 +253,7 @@ def render(book: Book) -> Path:
     if html.exists():
         shutil.rmtree(html)
     fresh.replace(html)
-    write_atomically(record, state)
+    write_atomically(record, state + digest(html, files_below(html)))
     shutil.rmtree(folder / "render")
     return html / "index.html"
 
