@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from benchmarks.measure import Row, fresh, interleaved, most_allocated
+from benchmarks.measure import LEAST_MEGABYTES, Row, fresh, interleaved, most_allocated
 from vaebook.models import mlp_vae
 from vaebook.objectives import practical_loss
 from vaebook.training import train_epoch
@@ -59,11 +59,8 @@ def of_kind(kind: str, found: dict[int, dict[str, list[float]]]) -> list[Row]:
 
 
 def slopes(found: dict[int, dict[str, list[float]]], name: str) -> list[float]:
-    """For each round, the steepest of the slopes from one size to the next, on two logarithmic axes.
-
-    Less than 50 MB count as 50: below, it is the allocator's habits that are seen.
-    """
-    least = 50.0 if name == "megabytes" else 0.0
+    """For each round, the steepest of the slopes from one size to the next, on two logarithmic axes."""
+    least = LEAST_MEGABYTES if name == "megabytes" else 0.0
     sizes = list(found)
     rounds = zip(*(found[size][name] for size in sizes), strict=True)
     steepest = []

@@ -1,7 +1,6 @@
 """The same training by others, as their documentation shows it: functions that return a pass over the data.
 
-All have one hidden layer of the same width on either side, as many z, Adam, and the activation that is usual
-there, a ReLU; this module's is tanh.
+All train the same network by Adam: tanh, one hidden layer of the same width on either side, as many z.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ class TutorialVAE(nn.Module):
         self.out_of, self.pixels = nn.Linear(latent_dim, hidden), nn.Linear(hidden, d)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        h = self.into(x).relu()
+        h = self.into(x).tanh()
         mean, log_variance = self.mean(h), self.log_variance(h)
         z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
-        return self.pixels(self.out_of(z).relu()).sigmoid(), mean, log_variance
+        return self.pixels(self.out_of(z).tanh()).sigmoid(), mean, log_variance
 
 
 def tutorial(pictures: Any, d: int, hidden: int, latent_dim: int, batch_size: int) -> Pass:
@@ -72,7 +71,7 @@ def pythae(x: Tensor, hidden: int, latent_dim: int, batch_size: int) -> Pass:
     class Encoder(BaseEncoder):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.body = nn.Sequential(nn.Linear(d, hidden), nn.ReLU())
+            self.body = nn.Sequential(nn.Linear(d, hidden), nn.Tanh())
             self.mean, self.log_variance = nn.Linear(hidden, latent_dim), nn.Linear(hidden, latent_dim)
 
         def forward(self, x: Tensor) -> Any:
@@ -82,7 +81,7 @@ def pythae(x: Tensor, hidden: int, latent_dim: int, batch_size: int) -> Pass:
     class Decoder(BaseDecoder):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            layers = nn.Linear(latent_dim, hidden), nn.ReLU(), nn.Linear(hidden, d), nn.Sigmoid()
+            layers = nn.Linear(latent_dim, hidden), nn.Tanh(), nn.Linear(hidden, d), nn.Sigmoid()
             self.body = nn.Sequential(*layers)
 
         def forward(self, z: Tensor) -> Any:
@@ -111,8 +110,8 @@ def pyro(x: Tensor, hidden: int, latent_dim: int, batch_size: int) -> Pass:
     from pyro.infer import SVI, TraceMeanField_ELBO  # type: ignore[import-not-found]
 
     d = x.shape[1]
-    encoder = nn.Sequential(nn.Linear(d, hidden), nn.ReLU(), nn.Linear(hidden, 2 * latent_dim))
-    decoder = nn.Sequential(nn.Linear(latent_dim, hidden), nn.ReLU(), nn.Linear(hidden, d))
+    encoder = nn.Sequential(nn.Linear(d, hidden), nn.Tanh(), nn.Linear(hidden, 2 * latent_dim))
+    decoder = nn.Sequential(nn.Linear(latent_dim, hidden), nn.Tanh(), nn.Linear(hidden, d))
 
     def model(x: Tensor) -> None:
         pyro.module("decoder", decoder)

@@ -140,8 +140,8 @@ def train_epoch(
     generator: Generator,
     loss: LossFunction,
 ) -> Tensor:
-    """One pass through x in a new random order; returns the means of J, J_recon, J_KL and 𝓛, ``(4,)``."""
-    totals = torch.zeros(len(QUANTITIES), device=x.device, dtype=torch.float64)
+    """One pass through x in a new random order; returns the means of J_recon, J_KL and 𝓛, ``(3,)``."""
+    totals = torch.zeros(3, device=x.device, dtype=torch.float64)
     for batch in torch.randperm(len(x), generator=generator, device=x.device).split(batch_size):
         terms = loss(model, x.index_select(0, batch), n_samples, generator)
         optimiser.zero_grad()
@@ -153,7 +153,7 @@ def train_epoch(
 
 @torch.no_grad()
 def validate(model: nn.Module, x: Tensor, n_samples: int, seed: int, loss: LossFunction) -> Tensor:
-    """The means of J, J_recon, J_KL and 𝓛 over x, shape ``(4,)``, with the same noise at each call.
+    """The means of J_recon, J_KL and 𝓛 over x, shape ``(3,)``, with the same noise at each call.
 
     Its own generator: measuring must not change what training draws.
     """
@@ -163,19 +163,19 @@ def validate(model: nn.Module, x: Tensor, n_samples: int, seed: int, loss: LossF
 
 
 def sums(terms: Loss) -> Tensor:
-    """J, J_recon, J_KL and 𝓛 summed over a batch, shape ``(4,)``, in float64."""
-    reconstruction, kl, bound = (term.detach().sum(dtype=torch.float64) for term in terms)
-    return torch.stack([reconstruction + kl, reconstruction, kl, bound])
+    """J_recon, J_KL and 𝓛 summed over a batch, shape ``(3,)``, in float64."""
+    return torch.stack(terms).detach().sum(-1, dtype=torch.float64)
 
 
 def append(means: dict[str, list[float]], values: Tensor, epoch: int) -> None:
     """Add an epoch's means to one side of the history; a J that is not finite ends the training."""
-    numbers = values.tolist()
-    if not math.isfinite(numbers[0]):
+    reconstruction, kl, bound = values.tolist()
+    J = reconstruction + kl
+    if not math.isfinite(J):
         raise FloatingPointError(
-            f"J became {numbers[0]} in epoch {epoch}; try a smaller learning_rate, look for NaN in the data"
+            f"J became {J} in epoch {epoch}; try a smaller learning_rate, look for NaN in the data"
         )
-    for name, number in zip(QUANTITIES, numbers, strict=True):
+    for name, number in zip(QUANTITIES, (J, reconstruction, kl, bound), strict=True):
         means[name].append(number)
 
 
