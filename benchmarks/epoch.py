@@ -27,7 +27,7 @@ LEAST_TO_OTHERS = {"pythae": 1.8, "pyro-ppl": 2.8, "tutorial": 4.5}
 
 
 def rows(quick: bool = False, dataset: str = "mnist") -> list[Row]:
-    steps, rounds = (2, 2) if quick else (86, 5)
+    steps, rounds = (2, 2) if quick else (86, 15)
     images = load(dataset)
     x = binarise(images.train, Generator().manual_seed(0))[: steps * BATCH]
     passes = contenders(dataset, x, images.train[: steps * BATCH], images.shape)
