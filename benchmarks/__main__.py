@@ -1,8 +1,9 @@
 """Measure, print the table, and write it to benchmarks/results.md, what has a target into the README too.
 
-    python -m benchmarks [--quick] [--dataset mnist] [epoch] [growth] [likelihood] [published] [book]
+    python -m benchmarks [--quick] [--dataset mnist] [epoch] [growth] [likelihood] [published] [book] [tests]
 
-Measure on a quiet machine; the whole takes half an hour. With --quick it only shows that everything runs.
+Measure on a quiet machine; the whole takes half an hour. A part alone replaces its own lines, if the others
+are of the same machine and day. With --quick it only shows that everything runs.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ PARTS = {
     "likelihood": "The importance-weighted estimate, decoder 50-200-200-784",
     "published": "The published table, as stored in the book",
     "book": "The book",
+    "tests": "The tests",
 }
 RESULTS, README = Path(__file__).with_name("results.md"), ROOT / "README.md"
 BEGIN, END = "<!-- of benchmarks/results.md -->\n", "<!-- end -->\n"
@@ -41,6 +43,7 @@ def measured(name: str, quick: bool, dataset: str) -> list[Row]:
         "likelihood": likelihood.rows,
         "published": published.rows,
         "book": book.rows,
+        "tests": book.of_the_tests,
     }
     return parts[name](quick)
 
@@ -77,11 +80,19 @@ def put_into(readme: str, results: str) -> str:
     return f"{before}{BEGIN}{with_targets(results)}{END}{after}"
 
 
-def keep(results: str, out: Path) -> None:
-    """Write the results, those of the whole run to the README too."""
+def keep(head: str, title: str, section: str, out: Path) -> None:
+    """Put a part in its place among the results, and those of the project into the README."""
+    parts = {**sections(out), title: section}
+    results = head + "".join(f"\n**{name}**\n\n{parts[name]}\n" for name in PARTS.values() if name in parts)
     out.write_text(results, encoding="utf-8")
     if out == RESULTS:
         README.write_text(put_into(README.read_text(encoding="utf-8"), results), encoding="utf-8")
+
+
+def sections(out: Path) -> dict[str, str]:
+    """The text of each part, by its title."""
+    pieces = out.read_text(encoding="utf-8").split("\n**")[1:] if out.is_file() else []
+    return {title: text.strip() for title, text in (piece.split("**\n", 1) for piece in pieces)}
 
 
 def machine() -> str:
@@ -113,19 +124,26 @@ def main() -> int:
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"no part {sorted(unknown)[0]!r}; the parts are: {', '.join(PARTS)}")
-    whole = not arguments.parts and not arguments.quick
-    out = arguments.out or (RESULTS if whole else None)
-    text, missed = f"Measured on {machine()}.\n", 0
-    print(text, flush=True)
+    head, missed = f"Measured on {machine()}.\n", 0
+    print(head, flush=True)
+    out = arguments.out or (None if arguments.quick else RESULTS)
+    if out is not None and out.is_file() and not out.read_text(encoding="utf-8").startswith(head):
+        if arguments.parts:
+            print(
+                f"{out} is of another machine or day and stays as it is: measure all parts to replace it.\n"
+            )
+            out = None
+        else:
+            out.unlink()
     for name in arguments.parts or PARTS:
         table = measured(name, arguments.quick, arguments.dataset)
         print(f"{PARTS[name]}\n\n{plain(table)}\n", flush=True)
-        text += f"\n**{PARTS[name]}**\n\n{markdown(table)}\n"
+        section = markdown(table)
         if name == "growth":
-            text += f"\n![Time and memory against batch, m and number of images.]({growth.PICTURE.name})\n"
+            section += f"\n\n![Time and memory against batch, m and number of images.]({growth.PICTURE.name})"
         missed += sum(row.verdict() == "missed" for row in table)
         if out is not None:  # after each part: a later one that fails takes none of it away
-            keep(text, out)
+            keep(head, PARTS[name], section, out)
     print(f"{missed} missed" if missed else "all met")
     return 0
 

@@ -30,7 +30,7 @@ def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("name", "most_rows"),
-    [("epoch", 12), ("growth", 18), ("likelihood", 8), ("published", 2), ("book", 7)],
+    [("epoch", 12), ("growth", 18), ("likelihood", 8), ("published", 2), ("book", 6), ("tests", 1)],
 )
 def test_a_part_runs(name: str, most_rows: int) -> None:
     rows = table.measured(name, quick=True, dataset="digits")
@@ -50,6 +50,27 @@ def test_the_readme_shows_what_the_last_run_measured() -> None:
     judged = [line for line in results.splitlines() if "| met |" in line or "| missed |" in line]
     assert judged
     assert set(judged) <= set(readme.splitlines())
+
+
+def test_a_part_replaces_its_own_lines(tmp_path: Path) -> None:
+    out, (epochs, growths) = tmp_path / "results.md", list(table.PARTS.values())[:2]
+    for title, section in ((growths, "| a |"), (epochs, "| b |"), (growths, "| c |\n\n![d](e.svg)")):
+        table.keep("Measured on this.\n", title, section, out)
+    assert (
+        out.read_text()
+        == f"""Measured on this.
+
+**{epochs}**
+
+| b |
+
+**{growths}**
+
+| c |
+
+![d](e.svg)
+"""
+    )
 
 
 def test_without_a_record_nothing_is_claimed_of_the_published_table(tmp_path: Path) -> None:

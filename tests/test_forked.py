@@ -68,8 +68,11 @@ class Kernel:
 
     def run(self, code: str) -> list[dict[str, Any]]:
         outputs: list[dict[str, Any]] = []
-        self.client.execute_interactive(code, timeout=60, output_hook=lambda m: outputs.append(m["content"]))
-        return outputs
+        reply = self.client.execute_interactive(
+            code, timeout=60, output_hook=lambda m: outputs.append(m["content"])
+        )
+        # What arrives too soon after an error is dropped by ipykernel together with the queue.
+        return outputs if reply["content"]["status"] != "aborted" else self.run(code)
 
     def printed(self, code: str) -> str:
         return "".join(output.get("text", "") for output in self.run(code))
