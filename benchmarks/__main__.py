@@ -140,7 +140,7 @@ def main() -> int:
         print(f"{PARTS[name]}\n\n{plain(table)}\n", flush=True)
         section = markdown(table)
         if name == "growth":
-            section += f"\n\n![Time and memory against batch, m and number of images.]({growth.PICTURE.name})"
+            section += f"\n\n{growth.CAPTION}"
         missed += sum(row.verdict() == "missed" for row in table)
         if out is not None:  # after each part: a later one that fails takes none of it away
             keep(head, PARTS[name], section, out)

@@ -26,6 +26,10 @@ from vaebook.training import train_epoch
 
 D = 784
 PICTURE = Path(__file__).with_name("growth.svg")
+CAPTION = (
+    f"![Time and memory against batch, m and number of images.]({PICTURE.name})\n\n"
+    "*Points are medians, shades their range; dashed lines grow in proportion from the first point.*"
+)
 SIZES = {
     "batch": (32, 128, 512, 4096),
     "m": (2, 20, 200),
