@@ -15,7 +15,6 @@ from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-LEAST_MEGABYTES = 50.0  # less counts as this much: below, it is the allocator's habits that are seen
 
 
 @dataclass(frozen=True)

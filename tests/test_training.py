@@ -2,6 +2,7 @@
 
 import fcntl
 import functools
+import json
 import os
 import struct
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from vaebook.data import load
@@ -108,6 +110,18 @@ def test_a_loss_and_a_schedule_may_be_partial_functions(digits: tuple[Tensor, Te
         schedule=functools.partial(constant),
     )
     torch.testing.assert_close(weights(plain), weights(partial), rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_a_partial_function_names_it_without_an_address(
+    digits: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "half.safetensors"
+    for epochs in (1, 2):  # the second continues from the first
+        history = run(vae(), digits, epochs=epochs, loss=functools.partial(practical_loss), checkpoint=path)
+        assert len(history) == epochs
+    with safe_open(path, framework="pt") as file:
+        stored = json.loads(file.metadata()["run"])["loss"]
+    assert stored == "practical_loss with () {}"  # an address would be another one in the next process
 
 
 def test_history_keeps_the_exact_relations(digits: tuple[Tensor, Tensor]) -> None:

@@ -6,7 +6,7 @@ J = −2 σ_dec² 𝓛 + constant ties them together (:func:`elbo_from_loss`).
 
 import math
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import torch
@@ -198,8 +198,19 @@ def binarised(loss: LossFunction) -> LossFunction:
     def anew(model: Any, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Loss:
         return loss(model, binarise(x, generator), n_samples, generator)
 
-    anew.__name__ = f"binarised {getattr(loss, '__name__', repr(loss))}"
+    anew.__name__ = f"binarised {name_of(loss)}"
     return anew
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """A name that is the same in every process, for checkpoints: no ``repr``, which holds an address.
+
+    >>> name_of(negative_elbo), name_of(partial(negative_elbo, n_samples=5))
+    ('negative_elbo', "negative_elbo with () {'n_samples': 5}")
+    """
+    if isinstance(function, partial):
+        return f"{name_of(function.func)} with {function.args} {function.keywords}"
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def reconstruction_loss(

@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 from vaebook.ledger import in_notebook
-from vaebook.objectives import Loss, LossFunction, practical_loss
+from vaebook.objectives import Loss, LossFunction, name_of, practical_loss
 
 Schedule = Callable[[float], float]
 QUANTITIES = ("J", "J_recon", "J_KL", "elbo")
@@ -124,11 +124,6 @@ def train(
     finally:
         model.to(home)
     return history
-
-
-def name_of(function: Callable[..., Any]) -> str:
-    """What a checkpoint calls a function; a ``functools.partial`` has no name of its own."""
-    return getattr(function, "__name__", repr(function))
 
 
 def train_epoch(
