@@ -70,7 +70,7 @@ def with_targets(results: str) -> str:
     lines = results.splitlines()
     judged = [line for line in lines if line.startswith("|") and line.split(" | ")[3].strip()]
     head, rest = judged[0], [line for line in judged if line != judged[0] and not line.startswith("| ---")]
-    return "\n".join([lines[0], "", head, "| --- " * len(HEAD) + "|", *rest, ""])
+    return "\n".join([lines[0], "", head, "| --- " * len(HEAD) + "|", *rest, "", ""])
 
 
 def put_into(readme: str, results: str) -> str:

@@ -99,7 +99,7 @@ def memory(quick: bool) -> list[Row]:
     found = interleaved(measures, 1 if quick else 3)
     table = []
     for name, what in (("K", "draws"), ("N", "images")):
-        label = f"memory with {many // few} × as many {what}"
+        label = f"the estimate's memory with {many // few} × as many {what}"
         note = f"{median(found['few']):.0f} and {median(found[name]):.0f} MB beyond the images"
         table.append(Row(label, ratios(found[name], found["few"]), "×", most=MOST_GROWTH, note=note))
     return table
