@@ -11,9 +11,11 @@ INSTALLED := $(VENV)/.installed
 BENCH := $(VENV)/bench/.installed
 # What test-portable compares: CHAPTERS="notebooks/01_kl.ipynb" is one.
 CHAPTERS ?= notebooks
+# For a machine without a GPU: the address of PyTorch's CPU builds, as its own installation page gives it.
+CPU_WHEELS ?=
 # Of the benchmarks, such as "epoch likelihood"; none is all.
 PARTS ?=
-CODE := vaebook tests benchmarks conftest.py
+CODE := vaebook vaebook_runner tests benchmarks jupyterlab conftest.py
 
 .DEFAULT_GOAL := help
 .PHONY: help book pdf test test-portable mutants bench lab refresh lint lock clean distclean
@@ -48,7 +50,7 @@ bench: $(INSTALLED) $(BENCH) ## measure speed and memory beside the targets: ben
 	@PYTHONPATH="$(abspath $(VENV)/bench)" $(BIN)/python -m benchmarks $(PARTS)
 
 lab: $(INSTALLED) ## JupyterLab; a chapter's .md opens as a notebook, with the outputs of its pair
-	@$(BIN)/jupyter-lab --config=_lab/jupyter_lab_config.py
+	@$(BIN)/jupyter-lab --config=jupyterlab/jupyter_lab_config.py
 
 refresh: $(INSTALLED) ## store the outputs of every changed chapter in notebooks/*.ipynb
 	@$(BIN)/vaebook refresh
@@ -60,7 +62,7 @@ lint: $(INSTALLED) ## style, types, and whether notebooks and their sources are 
 	@$(BIN)/vaebook refresh --check
 
 # Without bench: nobody who reads needs it, and benchmarks/requirements.lock has it.
-EXTRAS := --extra book --extra cluster --extra parquet --extra test
+EXTRAS := --extra book --extra cluster --extra run --extra test
 
 lock: ## fit requirements.lock to pyproject.toml; UPGRADE=--upgrade takes the newest of all (needs uv)
 	@cp requirements.lock requirements.lock.new
@@ -72,7 +74,7 @@ lock: ## fit requirements.lock to pyproject.toml; UPGRADE=--upgrade takes the ne
 
 clean: ## remove the built book and all caches
 	@rm -rf _build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis requirements.lock.new*
-	@find vaebook tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find vaebook vaebook_runner tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
 	@find notebooks -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment as well
@@ -85,7 +87,14 @@ $(LOCKED): requirements.lock
 	    echo "$(VENV) is not a virtual environment, and setting one up would empty it" >&2; exit 1; fi
 	@echo "setting up $(VENV) from requirements.lock (a few minutes)"
 	@$(PYTHON) -m venv --clear "$(VENV)"
+ifeq ($(CPU_WHEELS),)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+else
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --index-url "$(CPU_WHEELS)" \
+	    $$(sed -nE 's/^(torch|torchvision)==([^ ]+).*/\1==\2/p' requirements.lock)
+	@awk '/^[a-z]/ { keep = !/^(torch|torchvision|triton)==|^(nvidia|cuda)-/ } keep' requirements.lock > "$(VENV)/cpu.lock"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r "$(VENV)/cpu.lock"
+endif
 	@touch $(LOCKED)
 
 $(INSTALLED): $(LOCKED) pyproject.toml

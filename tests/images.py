@@ -1,4 +1,4 @@
-"""Images for tests: an array file to load, its splits, and what loading it complains of."""
+"""Helpers for tests of images: array files, splits, and the error messages of loading."""
 
 import os
 from pathlib import Path
@@ -15,14 +15,14 @@ def splits(images: Images) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def numbered(path: Path, n: int) -> Path:
-    """An array file whose image i holds the number i in its two pixels, (N, 1, 2)."""
+    """Write an array file (N, 1, 2) in which the two pixels of image i encode the number i."""
     index = np.arange(n)
     np.save(path, np.stack([index // 256, index % 256], axis=1).astype(np.uint8)[:, None, :])
     return path
 
 
 def message(dataset: str | os.PathLike[str]) -> str:
-    """The whole message of the DataError that loading raises."""
+    """The message of the DataError that loading raises."""
     with pytest.raises(DataError) as caught:
         load(dataset)
     return str(caught.value)

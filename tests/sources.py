@@ -1,4 +1,4 @@
-"""How the source of a chapter begins, for the tests that write one."""
+"""The header of a chapter's source, for tests that write one."""
 
 HEADER = """\
 ---

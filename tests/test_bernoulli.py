@@ -9,13 +9,13 @@ from torch.distributions import Bernoulli, Independent
 from vaebook.bernoulli import BernoulliPixels
 
 
-def test_probabilities_of_all_pictures_add_up_to_one() -> None:
+def test_the_probabilities_of_all_pictures_sum_to_one() -> None:
     logits = torch.tensor([-3.0, 0.2, 1.5, 40.0], dtype=torch.float64)
     pictures = torch.tensor(list(itertools.product((0.0, 1.0), repeat=4)), dtype=torch.float64)
     assert BernoulliPixels(logits).log_prob(pictures).exp().sum().item() == pytest.approx(1, abs=1e-14)
 
 
-def test_it_agrees_with_torch_and_so_does_its_gradient() -> None:
+def test_value_and_gradient_agree_with_torch() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(5, 7, 64, generator=generator, dtype=torch.float64).mul(4).requires_grad_()
     x = (torch.rand(7, 64, generator=generator) < 0.5).double()
@@ -27,7 +27,7 @@ def test_it_agrees_with_torch_and_so_does_its_gradient() -> None:
 
 
 @pytest.mark.parametrize("size", [30.0, 500.0, 1e30])
-def test_huge_logits_keep_value_and_gradient_finite(size: float) -> None:
+def test_value_and_gradient_are_finite_for_huge_logits(size: float) -> None:
     logits = torch.tensor([size, -size], requires_grad=True)
     right, wrong = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     assert BernoulliPixels(logits).log_prob(right).item() == pytest.approx(0, abs=1e-12)
@@ -38,7 +38,7 @@ def test_huge_logits_keep_value_and_gradient_finite(size: float) -> None:
 
 
 @pytest.mark.parametrize("bad", [0.5, -1.0, float("inf"), float("nan")])
-def test_other_pixels_are_refused_and_what_to_do_is_said(bad: float) -> None:
+def test_other_pixels_raise_an_error_that_says_what_to_do(bad: float) -> None:
     x = torch.tensor([0.0, 1.0, bad])
     with pytest.raises(ValueError, match="x needs pixels that are 0 or 1, .*binarise"):
         BernoulliPixels(torch.zeros(3)).log_prob(x)

@@ -1,121 +1,107 @@
-"""What every chapter promises: parameters under common names, checked equations, described figures, a stored pair."""
+"""How a chapter is found and read, and which files it depends on."""
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
-import jupytext
-import nbformat
 import pytest
-import yaml
+from small_book import TOC, myst, write_project
 
-from vaebook.runner import checks
-from vaebook.runner.chapters import read_notebook
-from vaebook.runner.parameters import declared_parameters
-from vaebook.runner.stored import in_step
-
-ROOT = Path(__file__).parent.parent
-CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9]*.md"))
-NAMES = {
-    "dataset": "str",
-    "latent_dim": "int",
-    "sigma_dec": "float",
-    "hidden": "int",
-    "n_samples": "int",
-    "epochs": "int",
-    "batch_size": "int",
-    "learning_rate": "float",
-    "seed": "int",
-    "objective": "str",
-    "k": "int",
-    "budget": "str",
-}
-LONGEST_CELL, LONGEST_FOLDED_CELL = 30, 40  # lines; what draws a diagram is folded
-LABEL = re.compile(r"^ *:label: *((?:eq|def)-[a-z0-9-]+)$", re.M)
+from vaebook_runner import chapters
+from vaebook_runner.files import UsageError
 
 
-def cells(chapter: Path, kind: str) -> list[Any]:
-    return [cell for cell in read_notebook(chapter).cells if cell.cell_type == kind]
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(write_project(tmp_path / "book"))
+    return Path.cwd()
 
 
-def stored(chapter: Path) -> list[Any]:
-    """The stored notebook's code cells, with their outputs."""
-    return [c for c in jupytext.read(chapter.with_suffix(".ipynb")).cells if c.cell_type == "code"]
+def test_a_book_is_found_from_a_folder_below_in_the_order_of_its_contents(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project / "notebooks")
+    book = chapters.read_book()
+    assert book.root == project
+    assert [path.name for path in book.chapters] == ["01_first.md", "02_second.md"]
 
 
-def labels(chapter: Path) -> list[str]:
-    return LABEL.findall("\n".join(cell.source for cell in cells(chapter, "markdown")))
+def test_a_table_of_contents_that_names_a_missing_chapter_is_refused(project: Path) -> None:
+    (project / "notebooks" / "02_second.md").unlink()
+    with pytest.raises(UsageError, match=r"_toc.yml lists .*there is no notebooks/02_second.md"):
+        chapters.read_book()
 
 
-def test_the_contents_list_every_chapter() -> None:
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    listed = [c["file"] for part in toc["parts"] for c in part["chapters"]]
-    chapters = [f"notebooks/{c.stem}.ipynb" for c in CHAPTERS]
-    assert len(chapters) >= 8
-    assert [name for name in listed if name.startswith("notebooks/")] == chapters
+@pytest.mark.parametrize("content", [b"root: [", b"\xff\xfe"])
+def test_a_table_of_contents_that_cannot_be_read_is_refused(project: Path, content: bytes) -> None:
+    (project / "_toc.yml").write_bytes(content)
+    with pytest.raises(UsageError, match=r"_toc.yml cannot be read"):
+        chapters.read_book()
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.stem)
-def test_parameters_bear_the_common_names_and_say_what_they_are(chapter: Path) -> None:
-    declared = declared_parameters(read_notebook(chapter), chapter.stem)
-    assert declared
-    for parameter in declared.values():
-        assert NAMES[parameter.name] == parameter.type
-        assert parameter.help
+def test_without_a_book_the_message_says_what_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert chapters.find_root() is None
+    with pytest.raises(UsageError, match=r"_toc.yml and notebooks/"):
+        chapters.read_book()
 
 
-def test_labels_are_unique_in_the_book() -> None:
-    found = [label for chapter in CHAPTERS for label in labels(chapter)]
-    assert len(found) > 50
-    assert sorted(found) == sorted(set(found))
+def test_a_chapter_is_found_by_its_stem_or_by_a_path(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, stored = (project / "notebooks" / f"01_first{suffix}" for suffix in (".md", ".ipynb"))
+    stored.write_text("{}")
+    other = project / "other.md"
+    other.write_text(myst("Other", "seed: int = 1"))
+    for name in ("01_first", "01_first.md", "01_first.ipynb"):
+        assert chapters.find_notebook(name).resolve() == source  # the source goes before the stored pair
+    assert chapters.find_notebook(str(stored)) == stored
+    assert chapters.find_notebook("other.md").resolve() == other
+    monkeypatch.chdir(project / "notebooks")
+    assert chapters.find_notebook("01_first.ipynb").resolve() == stored  # a path that is there
+    source.unlink()
+    assert chapters.find_notebook("01_first").resolve() == stored
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.stem)
-def test_every_claimed_equation_is_checked_in_its_chapter(chapter: Path) -> None:
-    found = checks.read(chapter.stem, json.loads(chapter.with_suffix(".ipynb").read_text(encoding="utf-8")))
-    assert not checks.unchecked([found])
-    assert set(found.checks) <= {label for other in CHAPTERS for label in labels(other)}
+@pytest.mark.parametrize("name", ["03_third", "notebooks/03_third.md", "01_first.txt", "elsewhere/01_first", ""])
+def test_an_unknown_chapter_is_answered_with_the_list_of_them(project: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(repr(name)) + r".*the chapters are: 01_first, 02_second"):
+        chapters.find_notebook(name)
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.stem)
-def test_every_picture_has_a_caption_and_words_for_those_who_cannot_see_it(chapter: Path) -> None:
-    pictures = [cell for cell in cells(chapter, "code") if "plt.show()" in cell.source]
-    assert pictures
-    for cell in pictures:
-        options = cell.metadata["mystnb"]
-        assert options["figure"]["caption"].strip()
-        assert options["figure"]["name"].startswith("fig-")
-        assert options["image"]["alt"].strip()
+def test_cell_ids_depend_on_sources_alone(project: Path) -> None:
+    path = project / "notebooks" / "01_first.md"
+    ids = [cell.id for cell in chapters.read_notebook(path).cells]
+    assert ids == [cell.id for cell in chapters.read_notebook(path).cells]
+    assert len(set(ids)) == len(ids) == 4
+    assert ids[3] == f"{ids[2]}-2"  # the two equal cells
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.stem)
-def test_no_cell_is_longer_than_a_reader_takes_in(chapter: Path) -> None:
-    for cell in cells(chapter, "code"):
-        folded = "hide-input" in cell.metadata.get("tags", [])
-        longest = LONGEST_FOLDED_CELL if folded else LONGEST_CELL
-        lines = [line for line in cell.source.splitlines() if not line.startswith(("import ", "from "))]
-        assert len(lines) <= longest, cell.source
+@pytest.mark.parametrize("content", ["{", '{"cells": 1}', "[]"])
+def test_a_broken_notebook_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "broken.ipynb"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=r"broken.ipynb cannot be read as a notebook"):
+        chapters.read_notebook(path)
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.stem)
-def test_the_stored_notebook_is_in_step_and_ran_to_its_end(chapter: Path) -> None:
-    assert in_step(chapter), "run `make refresh`"
-    assert all(cell.execution_count for cell in stored(chapter))
-    assert not [o for cell in stored(chapter) for o in cell.outputs if o.output_type == "error"]
+def test_a_chapter_is_made_from_its_source_what_it_reads_the_module_and_the_lock(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = project / "module"
+    (project / "notebooks" / "01_first").mkdir()
+    module.mkdir()
+    read, code = project / "notebooks" / "01_first" / "runs.json", module / "__init__.py"
+    read.write_text("{}")
+    code.write_text("")
+    monkeypatch.setattr(chapters.vaebook, "__file__", str(code))
+    source = project / "notebooks" / "01_first.md"
+    assert chapters.made_from(source) == [source, read, code, project / "requirements.lock"]
+    # What runs chapters counts for the chapters that use it alone.
+    source.write_text(source.read_text() + "\nBy `vaebook_runner.results`.\n")
+    assert Path(chapters.__file__) in chapters.made_from(source)
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.stem)
-def test_saving_in_jupyterlab_changes_nothing(chapter: Path) -> None:
-    """The source is as Jupytext writes it, so that a save in JupyterLab shows only what was edited."""
-    text = chapter.read_text(encoding="utf-8")
-    assert jupytext.writes(jupytext.reads(text, fmt="md:myst"), fmt="md:myst") == text
-
-
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.stem)
-def test_a_source_is_written_as_jupytext_would_write_the_stored_pair(chapter: Path) -> None:
-    """JupyterLab refuses to open a source that is older than its notebook and differs from it in any letter."""
-    pair = nbformat.reads(
-        nbformat.writes(jupytext.read(chapter)), as_version=4
-    )  # a notebook sorts its options
-    assert jupytext.writes(pair, fmt="md:myst") == chapter.read_text(encoding="utf-8")
+def test_chapters_are_found_in_parts_and_below_other_pages(project: Path) -> None:
+    more = "      - file: pages/more\n        sections:\n          - file: notebooks/03_third.ipynb\n"
+    (project / "_toc.yml").write_text(TOC + more)
+    (project / "pages" / "more.md").write_text("# More\n")
+    (project / "notebooks" / "03_third.md").write_text(myst("Third", "seed: int = 1"))
+    assert [path.stem for path in chapters.read_book().chapters] == ["01_first", "02_second", "03_third"]

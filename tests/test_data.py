@@ -1,6 +1,6 @@
-"""Laws and oracles of ``vaebook.data``, and every way in which data can be wrong.
+"""``vaebook.data``: the named data sets, the split, downloads, and damaged or missing data.
 
-No test here reaches the network: every mirror is a loopback port.
+The tests do not use the network: all mirrors are ports of the loopback interface.
 """
 
 import gc
@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from images import message, numbered, splits
 from sklearn.datasets import load_digits
 from torchvision.datasets import MNIST, FashionMNIST
@@ -39,7 +38,7 @@ IDX_FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
-# The split: the labels of the first ten digits of each part, and the permutation of 1000 images.
+# The expected split: the labels of the first ten digits of each part, and a hash of the order of 1000 images.
 PINNED_TRAIN = [9, 1, 5, 5, 8, 4, 4, 2, 4, 6]
 PINNED_VALIDATION = [7, 8, 3, 8, 1, 4, 1, 6, 0, 3]
 PINNED_TEST = [0, 9, 8, 2, 6, 3, 1, 4, 4, 4]
@@ -48,7 +47,7 @@ PINNED_PERMUTATION = "77ee26000e57a6aa6713895c528801fbd0a64cec65e7d39719090439a3
 
 @pytest.fixture(scope="session")
 def closed_port() -> Iterator[int]:
-    """A loopback port that refuses: bound, so nobody else takes it, and never listening."""
+    """A loopback port that refuses connections: it is bound, so that it stays free, but nothing listens."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]
@@ -56,7 +55,7 @@ def closed_port() -> Iterator[int]:
 
 @pytest.fixture(autouse=True)
 def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed_port: int) -> Path:
-    """An empty data folder, and no way out to the network."""
+    """An empty data folder; downloads are refused."""
     folder = tmp_path / "data folder"
     monkeypatch.setenv("VAEBOOK_DATA", str(folder))
     monkeypatch.setenv("no_proxy", "*")
@@ -84,11 +83,11 @@ def numbers(split: torch.Tensor) -> list[int]:
 # digits
 
 
-def test_digits_are_scikit_learns() -> None:
+def test_digits_equal_those_of_scikit_learn() -> None:
     digits, bunch = load("digits"), load_digits()
     assert (digits.name, digits.shape, digits.d) == ("digits", (8, 8), 64)
     assert sizes(digits) == (1437, 180, 180)
-    pixels = torch.cat(splits(digits)) * 16  # a power of two: exact
+    pixels = torch.cat(splits(digits)) * 16  # exact, since 16 is a power of two
     labels = torch.cat([digits.train_labels, digits.validation_labels, digits.test_labels])
     assert labels.dtype == torch.int64
     ours = sorted((label, *row) for label, row in zip(labels.tolist(), pixels.tolist(), strict=True))
@@ -96,8 +95,8 @@ def test_digits_are_scikit_learns() -> None:
     assert ours == sorted((label, *row) for label, row in theirs)
 
 
-def test_the_split_of_the_digits_is_pinned() -> None:
-    """Published numbers rest on this split: the permutation of another torch would be noticed."""
+def test_the_split_of_the_digits_never_changes() -> None:
+    """Published numbers depend on this split, which another version of torch could change."""
     digits = load("digits")
     assert digits.train_labels[:10].tolist() == PINNED_TRAIN
     assert digits.validation_labels[:10].tolist() == PINNED_VALIDATION
@@ -113,7 +112,9 @@ def test_repr_is_one_short_line() -> None:
 
 @given(n=st.integers(10, 400))
 @settings(max_examples=30, deadline=None)
-def test_splits_are_disjoint_complete_and_80_10_10(tmp_path_factory: pytest.TempPathFactory, n: int) -> None:
+def test_splits_are_disjoint_and_complete_with_shares_80_10_10(
+    tmp_path_factory: pytest.TempPathFactory, n: int
+) -> None:
     images = load(numbered(tmp_path_factory.mktemp("n") / "n.npy", n))
     train, validation, test = (numbers(split) for split in splits(images))
     assert sorted(train + validation + test) == list(range(n))
@@ -122,7 +123,7 @@ def test_splits_are_disjoint_complete_and_80_10_10(tmp_path_factory: pytest.Temp
     assert len(test) - len(validation) in (0, 1)
 
 
-def test_the_permutation_is_pinned_and_depends_on_n_alone(tmp_path: Path) -> None:
+def test_the_permutation_never_changes_and_depends_only_on_n(tmp_path: Path) -> None:
     first = load(numbered(tmp_path / "a.npy", 1000))
     torch.manual_seed(7)
     second = load(numbered(tmp_path / "b.npy", 1000))
@@ -144,11 +145,11 @@ def test_labels_stay_with_their_images(tmp_path: Path) -> None:
         assert split_labels.tolist() == numbers(split)
 
 
-def test_nothing_touches_the_global_generators(tmp_path: Path) -> None:
+def test_global_generators_are_not_used(tmp_path: Path) -> None:
     numbered(tmp_path / "n.npy", 20)
 
     def state() -> list[object]:
-        kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - the global one is the point
+        kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - tests the global generator
         return [torch.get_rng_state().tolist(), random.getstate(), kind, keys.tolist(), rest]
 
     before = state()
@@ -159,7 +160,7 @@ def test_nothing_touches_the_global_generators(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_dtype_is_torchs_default(
+def test_images_have_torchs_default_dtype(
     tmp_path: Path, default_dtype: Callable[[torch.dtype], None], dtype: torch.dtype
 ) -> None:
     default_dtype(dtype)
@@ -185,17 +186,15 @@ def test_a_misspelt_name_gets_a_suggestion(name: str, meant: str) -> None:
     assert f"unknown data set {name!r}. Did you mean {meant!r}?" in message(name)
 
 
-@pytest.mark.parametrize(
-    "name", ["", "elephants", "nowhere/images.npy", "~nobody-at-all/x.npy", "x" * 5000, "a\0b"]
-)
-def test_an_unknown_name_lists_the_known(name: str) -> None:
+@pytest.mark.parametrize("name", ["", "elephants", "nowhere/images.npy", "~nobody-at-all/x.npy", "x" * 5000, "a\0b"])
+def test_the_error_for_an_unknown_name_lists_the_known_names(name: str) -> None:
     text = message(name)
     assert text.startswith(f"unknown data set {name!r}. Known names are digits, mnist, fashion-")
     assert all(known in text for known in KNOWN)
     assert "a path to a .npy or .npz file or to a folder of pictures works too" in text
 
 
-def test_a_missing_path_object_is_unknown_too(tmp_path: Path) -> None:
+def test_a_missing_path_object_raises_the_same_error(tmp_path: Path) -> None:
     assert "unknown data set" in message(tmp_path / "missing.npy")
 
 
@@ -203,14 +202,14 @@ def test_a_missing_path_object_is_unknown_too(tmp_path: Path) -> None:
 
 
 def idx_bytes(array: np.ndarray[Any, Any]) -> bytes:
-    """The idx format, written from its definition: 0, 0, type 8 (uint8), axes, sizes, values."""
+    """An array in idx format: 0, 0, type 8 (uint8), number of axes, sizes, values."""
     header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
     return header + array.astype(np.uint8).tobytes()
 
 
 @pytest.fixture(scope="session")
 def idx_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of the right size whose image i is black but for its first pixel, i % 251."""
+    """Files of the right size. In image i the first pixel is i % 251 and all others are 0."""
     folder = tmp_path_factory.mktemp("idx")
     for part, n in (("train", 60_000), ("t10k", 10_000)):
         images = np.zeros((n, 28, 28), dtype=np.uint8)
@@ -221,9 +220,7 @@ def idx_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
-def test_idx_files_are_read_in_their_order(
-    data_folder: Path, idx_files: Path, name: str, folder: str
-) -> None:
+def test_images_keep_the_order_of_the_idx_files(data_folder: Path, idx_files: Path, name: str, folder: str) -> None:
     shutil.copytree(idx_files, data_folder / folder / "raw")
     images = load(name)
     assert (images.name, images.shape, images.d) == (name, (28, 28), 784)
@@ -247,7 +244,7 @@ def grown(content: bytes) -> bytes:
 
 
 def another_type(content: bytes) -> bytes:
-    return content[:2] + b"\x0d" + content[3:]  # says float32
+    return content[:2] + b"\x0d" + content[3:]  # type float32
 
 
 def another_count(content: bytes) -> bytes:
@@ -264,7 +261,7 @@ def words(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("damage", [cut, grown, another_type, another_count, emptied, words])
 @pytest.mark.parametrize("file", ["t10k-images-idx3-ubyte", "train-labels-idx1-ubyte"])
-def test_a_damaged_idx_file_is_named_and_kept(
+def test_a_damaged_idx_file_is_named_and_not_changed(
     data_folder: Path, idx_files: Path, file: str, damage: Callable[[bytes], bytes]
 ) -> None:
     raw = data_folder / "MNIST" / "raw"
@@ -284,7 +281,7 @@ def test_a_damaged_idx_file_is_named_and_kept(
     not (REAL_DATA / "MNIST/raw").is_dir(),
     reason="real MNIST is missing: set VAEBOOK_DATA to the folder that contains MNIST/raw",
 )
-def test_real_mnist_against_its_raw_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_mnist_equals_its_raw_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAEBOOK_DATA", str(REAL_DATA))
     mnist = load("mnist")
 
@@ -304,25 +301,25 @@ def test_real_mnist_against_its_raw_bytes(monkeypatch: pytest.MonkeyPatch) -> No
     assert (mnist.train_labels.numpy() == train_labels[:55_000]).all()
     assert (mnist.validation_labels.numpy() == train_labels[55_000:]).all()
     assert (mnist.test_labels.numpy() == raw("t10k-labels-idx1-ubyte", 1)).all()
-    assert mnist.train_labels[:5].tolist() == [5, 0, 4, 1, 9]  # as everybody knows them
+    assert mnist.train_labels[:5].tolist() == [5, 0, 4, 1, 9]  # the well-known first labels
 
 
 # MNIST and Fashion-MNIST: downloads
 
 
 @pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
-def test_missing_without_a_network_says_what_to_put_where(data_folder: Path, name: str, folder: str) -> None:
+def test_the_error_without_a_network_says_which_files_to_put_where(data_folder: Path, name: str, folder: str) -> None:
     text = message(name)
     raw = data_folder / folder / "raw"
     assert f"{name} is not complete in {raw}" in text
-    assert "refused" in text  # the reason
+    assert "refused" in text  # the reason for the failure
     assert all(file in text for file in IDX_FILES)
     assert "VAEBOOK_DATA" in text
     assert f"contains {folder}/raw" in text
     assert list(data_folder.iterdir()) == []
 
 
-def test_only_the_missing_files_are_asked_for(data_folder: Path) -> None:
+def test_the_error_names_only_the_missing_files(data_folder: Path) -> None:
     raw = data_folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
     (raw / IDX_FILES[0]).write_bytes(b"the user's")
@@ -332,7 +329,7 @@ def test_only_the_missing_files_are_asked_for(data_folder: Path) -> None:
     assert (raw / IDX_FILES[0]).read_bytes() == b"the user's"
 
 
-def test_a_data_folder_that_is_a_file(data_folder: Path) -> None:
+def test_a_file_in_place_of_the_data_folder_raises_an_error(data_folder: Path) -> None:
     data_folder.write_text("in the way")
     assert f"mnist is not complete in {data_folder / 'MNIST' / 'raw'}" in message("mnist")
     assert data_folder.read_text() == "in the way"
@@ -367,12 +364,11 @@ def archives(tmp_path_factory: pytest.TempPathFactory, idx_files: Path) -> Path:
 
 @pytest.fixture
 def mirror(tmp_path: Path, archives: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A working mirror on the loopback; returns the folder that it serves."""
+    """A working mirror on the loopback interface; returns the folder that it serves."""
     folder = tmp_path / "mirror"
     shutil.copytree(archives, folder)
     sums = [
-        (file, hashlib.md5(file.read_bytes()).hexdigest())
-        for file in (folder / f"{name}.gz" for name in IDX_FILES)
+        (file, hashlib.md5(file.read_bytes()).hexdigest()) for file in (folder / f"{name}.gz" for name in IDX_FILES)
     ]
     monkeypatch.setattr(MNIST, "resources", [(file.name, md5) for file, md5 in sums])
     handler = partial(QuietHandler, directory=str(folder))
@@ -385,7 +381,7 @@ def mirror(tmp_path: Path, archives: Path, monkeypatch: pytest.MonkeyPatch) -> I
         thread.join()
 
 
-def test_a_download_is_kept_and_read_again_without_the_network(
+def test_a_download_is_kept_and_needs_no_network_afterwards(
     data_folder: Path, idx_files: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = load("mnist")
@@ -397,7 +393,7 @@ def test_a_download_is_kept_and_read_again_without_the_network(
     assert torch.equal(load("mnist").test, first.test)
 
 
-def test_a_download_replaces_nothing_that_is_there(data_folder: Path, idx_files: Path, mirror: Path) -> None:
+def test_a_download_does_not_replace_existing_files(data_folder: Path, idx_files: Path, mirror: Path) -> None:
     raw = data_folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
     mine = idx_bytes(np.full(10_000, 7))
@@ -406,18 +402,16 @@ def test_a_download_replaces_nothing_that_is_there(data_folder: Path, idx_files:
     assert (raw / "t10k-labels-idx1-ubyte").read_bytes() == mine
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # torchvision leaves a refused answer open
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # torchvision does not close the response of a failed request
 @pytest.mark.parametrize("fault", ["cut", "gone"])
-def test_a_failed_download_leaves_nothing_that_passes_for_good(
-    data_folder: Path, mirror: Path, fault: str
-) -> None:
-    archive = mirror / "t10k-images-idx3-ubyte.gz"  # the third of four: two have come by then
+def test_a_failed_download_leaves_no_files(data_folder: Path, mirror: Path, fault: str) -> None:
+    archive = mirror / "t10k-images-idx3-ubyte.gz"  # the third of four files, so two are downloaded before
     content = archive.read_bytes()
     archive.unlink()
     if fault == "cut":
         archive.write_bytes(content[: len(content) // 2])
     text = message("mnist")
-    gc.collect()  # while the warning is still ignored
+    gc.collect()  # raises the ResourceWarning here, where it is ignored
     assert "could not be downloaded" in text
     assert archive.name in text
     assert list(data_folder.iterdir()) == []
@@ -425,9 +419,7 @@ def test_a_failed_download_leaves_nothing_that_passes_for_good(
     assert len(load("mnist").test) == 10_000
 
 
-def test_an_interrupted_download_leaves_nothing_that_passes_for_good(
-    data_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_download_leaves_no_files(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def download(self: MNIST) -> None:
         Path(self.raw_folder).mkdir(parents=True)
         (Path(self.raw_folder) / IDX_FILES[0]).write_bytes(b"half")
@@ -442,7 +434,7 @@ def test_an_interrupted_download_leaves_nothing_that_passes_for_good(
 # binarise
 
 
-def test_binarise_keeps_what_is_certain_and_averages_to_x() -> None:
+def test_binarised_pixels_are_independent_with_mean_x() -> None:
     x = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0], dtype=torch.float64)
     n = 40_000
     draws = binarise(x.expand(n, 5), torch.Generator().manual_seed(0))
@@ -453,7 +445,7 @@ def test_binarise_keeps_what_is_certain_and_averages_to_x() -> None:
     assert ((draws.mean(0) - x).abs() <= 5 * standard_error).all()
     assert draws[:, 0].sum() == 0
     assert draws[:, 4].sum() == n
-    # Independent pixels: their covariance vanishes within its standard error.
+    # Independent pixels: their covariance is 0 within five standard errors.
     covariance = torch.cov(draws[:, 1:4].T)
     deviation = (x * (1 - x)).sqrt()[1:4]
     allowed = 5 * deviation[:, None] * deviation / n**0.5
@@ -461,7 +453,7 @@ def test_binarise_keeps_what_is_certain_and_averages_to_x() -> None:
     assert (covariance.abs() <= allowed)[off_diagonal].all()
 
 
-def test_binarise_follows_the_callers_generator() -> None:
+def test_binarise_draws_from_the_callers_generator() -> None:
     x = torch.full((20, 20), 0.5)
     generator = torch.Generator().manual_seed(3)
     first, second = binarise(x, generator), binarise(x, generator)
@@ -470,7 +462,7 @@ def test_binarise_follows_the_callers_generator() -> None:
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), float("inf")])
-def test_binarise_refuses_what_is_no_probability(value: float) -> None:
+def test_binarise_refuses_values_outside_0_and_1(value: float) -> None:
     with pytest.raises(ValueError, match=r"x needs values in \[0, 1\], got .* binarise the images"):
         binarise(torch.tensor([0.5, value]), torch.Generator())
 
@@ -483,7 +475,7 @@ def test_binarise_refuses_integers() -> None:
 # The module
 
 
-def test_importing_the_module_leaves_the_heavy_libraries_alone() -> None:
+def test_importing_the_module_does_not_import_sklearn_or_torchvision() -> None:
     code = "import sys, vaebook.data; print({'sklearn', 'torchvision'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

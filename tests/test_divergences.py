@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from vaebook.divergences import kl_diagonal, kl_monte_carlo, kl_quadrature, kl_to_prior
@@ -25,9 +24,7 @@ numbers = st.lists(st.floats(-2, 2), min_size=3, max_size=3)
 
 
 @given(numbers, numbers, numbers, numbers)
-def test_closed_forms_agree_with_torch(
-    a: list[float], b: list[float], c: list[float], d: list[float]
-) -> None:
+def test_closed_forms_agree_with_torch(a: list[float], b: list[float], c: list[float], d: list[float]) -> None:
     q, p = gaussian(a, b), gaussian(c, d)
     torch.testing.assert_close(kl_diagonal(q, p), kl_divergence(oracle(q), oracle(p)))
     standard = gaussian([0.0] * 3, [0.0] * 3)
@@ -38,9 +35,7 @@ def test_closed_forms_agree_with_torch(
 def test_kl_to_prior_of_a_full_covariance_agrees_with_torch(
     mu: list[float], log_sigma: list[float], below: list[float]
 ) -> None:
-    q = FullGaussian(
-        *(torch.tensor(v).double() for v in (mu, log_sigma)), torch.tensor(below).double().view(3, 3)
-    )
+    q = FullGaussian(*(torch.tensor(v).double() for v in (mu, log_sigma)), torch.tensor(below).double().view(3, 3))
     full = MultivariateNormal(q.mu, scale_tril=q.cholesky)
     standard = MultivariateNormal(torch.zeros(3).double(), torch.eye(3).double())
     torch.testing.assert_close(kl_to_prior(q), kl_divergence(full, standard))
@@ -53,7 +48,7 @@ def test_kl_to_prior_keeps_the_batch_of_full_covariances() -> None:
 
 
 @given(numbers, numbers, numbers, numbers)
-def test_never_negative_and_zero_for_equals(
+def test_the_kl_is_not_negative_and_zero_for_equal_densities(
     a: list[float], b: list[float], c: list[float], d: list[float]
 ) -> None:
     q, p = gaussian(a, b), gaussian(c, d)
@@ -68,14 +63,14 @@ def test_quadrature_agrees_with_the_formula(m: int) -> None:
     torch.testing.assert_close(kl_quadrature(q.log_prob, p.log_prob, on), kl_diagonal(q, p))
 
 
-def test_quadrature_takes_densities_that_underflow() -> None:
-    # Far out both densities are 0 in float64; 0 · log 0 must count as 0, not as NaN.
+def test_quadrature_is_right_for_densities_that_underflow() -> None:
+    # Far from the means both densities are 0 in float64; 0 · log 0 must count as 0, not as NaN.
     q, p = gaussian([0.0], [-3.0]), gaussian([0.1], [-3.0])
     on = grid(-60, 60, 40_001)
     torch.testing.assert_close(kl_quadrature(q.log_prob, p.log_prob, on), kl_diagonal(q, p))
 
 
-def test_monte_carlo_agrees_within_its_standard_error_which_is_right() -> None:
+def test_the_errors_of_monte_carlo_match_its_standard_error() -> None:
     q, p = gaussian([0.3, -0.5], [-0.4, 0.2]), gaussian([-0.2, 0.1], [0.3, -0.1])
     exact = kl_diagonal(q, p).item()
     estimates = [kl_monte_carlo(q, p.log_prob, 2000, torch.Generator().manual_seed(s)) for s in range(200)]
@@ -86,7 +81,7 @@ def test_monte_carlo_agrees_within_its_standard_error_which_is_right() -> None:
 
 @pytest.mark.parametrize("dtype", REACH)
 @pytest.mark.parametrize("side", [-1, 1])
-def test_values_and_gradients_stay_finite_at_the_ends(dtype: torch.dtype, side: int) -> None:
+def test_values_and_gradients_are_finite_at_the_ends_of_the_range(dtype: torch.dtype, side: int) -> None:
     mu = torch.zeros(2, dtype=dtype, requires_grad=True)
     log_sigma = torch.full((2,), side * REACH[dtype], dtype=dtype, requires_grad=True)
     q = DiagonalGaussian(mu, log_sigma)

@@ -1,4 +1,4 @@
-"""Standard errors against NumPy, and how they are written."""
+"""Means and standard errors against NumPy, and their text."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import torch
 from vaebook.estimates import Estimate, exceeds, monte_carlo
 
 
-def test_against_numpy() -> None:
+def test_mean_and_standard_error_equal_numpys() -> None:
     draws = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
     estimate = monte_carlo(draws)
     flat = draws.double().numpy().ravel()
@@ -35,17 +35,17 @@ def test_one_draw_has_no_standard_error() -> None:
         (Estimate(3.0, 0.0), "3 ± 0"),
     ],
 )
-def test_written_with_two_digits_of_the_error(estimate: Estimate, text: str) -> None:
+def test_the_text_has_two_digits_of_the_standard_error(estimate: Estimate, text: str) -> None:
     assert str(estimate) == text
 
 
-def test_exceeds_pairs_the_examples_and_wants_three_standard_errors() -> None:
+def test_exceeds_compares_paired_examples_at_three_standard_errors() -> None:
     spread = torch.randn(400, generator=torch.Generator().manual_seed(0)).double()
-    spread = (spread - spread.mean()) / spread.std()  # a standard error of 1/20 for the mean
-    examples = 100 * torch.arange(400.0).double()  # far apart, and the same on both sides
+    spread = (spread - spread.mean()) / spread.std()  # the mean has a standard error of 1/20
+    examples = 100 * torch.arange(400.0).double()  # a large spread, the same on both sides
     assert exceeds(examples + spread + 0.151, examples)
     assert not exceeds(examples + spread + 0.149, examples)
     assert not exceeds(examples, examples + spread + 0.151)
     rows = torch.stack([spread + 0.2, spread + 0.1])
     assert exceeds(rows[:1], torch.zeros(1, 400))
-    assert not exceeds(rows, torch.zeros(2, 400))  # the second does not
+    assert not exceeds(rows, torch.zeros(2, 400))  # the second row is not larger

@@ -1,4 +1,4 @@
-"""Held-out log-likelihood against the linear model's exact one, and its memory."""
+"""The held-out log-likelihood against exact values, and its memory."""
 
 import math
 
@@ -20,7 +20,7 @@ def data(n: int) -> torch.Tensor:
     return torch.rand(n, 6, dtype=torch.float64, generator=generator())
 
 
-def test_it_is_the_bound_whatever_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_equals_the_bound_for_any_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     vae, x = mlp_vae(6, 2, (5,)).double(), data(3)
     whole = log_likelihood(vae, x, 50, generator())
     torch.testing.assert_close(whole, importance_weighted_bound(vae, x, 50, generator()))
@@ -44,11 +44,11 @@ def test_memory_does_not_grow_with_the_number_of_draws_or_images(monkeypatch: py
     assert 500 < largest <= 1000
 
 
-def test_it_reaches_the_exact_log_likelihood() -> None:
+def test_it_converges_to_the_exact_log_likelihood() -> None:
     W = torch.eye(6, 2, dtype=torch.float64)
     p = LinearGaussian(W, torch.zeros(6, dtype=torch.float64), 0.5)
     vae = VAE(Encoder(torch.nn.Linear(6, 4)), GaussianDecoder(torch.nn.Linear(2, 6), 0.5), 6, 2).double()
-    with torch.no_grad():  # a q that ignores x: N(0, 0.7²), too wide and off
+    with torch.no_grad():  # q ignores x: N(0, 0.7²), too wide and with a wrong mean
         vae.encoder.network.weight.zero_()
         vae.encoder.network.bias.copy_(torch.tensor([0.0, 0.0, -0.35, -0.35]))
         vae.decoder.network.weight.copy_(W)
@@ -56,14 +56,12 @@ def test_it_reaches_the_exact_log_likelihood() -> None:
     x = data(20)
     exact = p.log_prob(x)
     ratio = (log_likelihood(vae, x, 20_000, generator()) - exact).exp()
-    stderr = (log_weights(vae, x, 20_000, torch.Generator().manual_seed(1)) - exact).exp().std(
-        0
-    ) / 20_000**0.5
+    stderr = (log_weights(vae, x, 20_000, torch.Generator().manual_seed(1)) - exact).exp().std(0) / 20_000**0.5
     assert stderr.max() < 0.05
     assert ((ratio - 1).abs() < 5 * stderr).all()
 
 
-def test_it_reaches_the_integral_over_the_prior_for_black_and_white_pixels() -> None:
+def test_it_converges_to_the_integral_over_the_prior_for_black_and_white_pixels() -> None:
     with seeded(0):
         vae = VAE(Encoder(mlp(6, 2)), BernoulliDecoder(mlp(1, 5, 6)), 6, 1).double()
     torch.nn.init.zeros_(vae.encoder.network[0].weight)
@@ -81,7 +79,7 @@ def test_it_reaches_the_integral_over_the_prior_for_black_and_white_pixels() -> 
     assert ((ratio - 1).abs() < 5 * stderr).all()
 
 
-def test_no_gradient_is_kept_and_bad_input_is_named() -> None:
+def test_no_gradient_is_recorded_and_errors_name_the_argument() -> None:
     vae = mlp_vae(6, 2, (5,)).double()
     assert not log_likelihood(vae, data(2), 3, generator()).requires_grad
     with pytest.raises(ValueError, match="n_samples needs to be at least 1"):

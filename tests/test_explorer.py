@@ -1,6 +1,6 @@
-"""The explorer's page computes what PyTorch computes, and can be used by hand, by keyboard and by ear.
+"""The explorer's page computes the same as PyTorch, and works with mouse, touch, keyboard and screen reader.
 
-The page's own script runs in the system's Chromium; without one, those tests are skipped.
+The script of the page runs in the system's Chromium; without one, these tests are skipped.
 """
 
 import base64
@@ -49,7 +49,7 @@ def made(model: VAE, digits: Digits) -> Explorer:
 
 @pytest.fixture(scope="module")
 def document(made: Explorer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page round the fragment, with nothing in it that the fragment could lean on."""
+    """A page that contains only the fragment, without other styles or scripts."""
     path = tmp_path_factory.mktemp("explorer") / "page.html"
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Explorer</title>'
     body = f'<body style="margin: 16px"><main><h1>Explorer</h1>{made._repr_html_()}</main></body>'
@@ -74,7 +74,7 @@ def browser(playwright: Playwright) -> Iterator[object]:
 
 @pytest.fixture
 def page(browser: object, document: Path) -> Iterator[Page]:
-    """The explorer, opened from a file; a test fails if the script complains or asks for anything else."""
+    """The explorer, opened from a file. The test fails if the script logs an error or requests another file."""
     page = browser.new_page(viewport={"width": 800, "height": 800})  # type: ignore[attr-defined]
     complaints: list[str] = []
     page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
@@ -88,28 +88,26 @@ def page(browser: object, document: Path) -> Iterator[Page]:
 
 
 def ask(page: Page, expression: str, argument: object = None) -> object:
-    """The value of an expression in ``e``, the explorer's own hook, and ``a``, the argument."""
+    """The value of an expression in ``e``, the explorer's JavaScript object, and ``a``, the argument."""
     code = f"(a) => {{ const e = document.querySelector('{ROOT}').explorer; return ({expression}); }}"
     return page.evaluate(code, argument)
 
 
 def rest(page: Page) -> str:
-    """What a screen reader is told once z has come to rest."""
+    """The announcement for screen readers after z has stopped moving."""
     page.wait_for_timeout(700)
     return page.locator(f"{ROOT} [role=status]").inner_text()
 
 
 def places() -> torch.Tensor:
-    """Points all over the plane and beyond what the prior would draw, (60, 2)."""
+    """Points in the whole plane, also where the prior has little mass, (60, 2)."""
     return 3.5 * (2 * torch.rand(60, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 1)
 
 
 # The object
 
 
-def test_the_fragment_is_small_complete_and_the_same_every_time(
-    made: Explorer, model: VAE, digits: Digits
-) -> None:
+def test_the_fragment_is_small_self_contained_and_reproducible(made: Explorer, model: VAE, digits: Digits) -> None:
     html = made._repr_html_()
     assert len(html.encode()) < 1_000_000
     assert html == explorer(model, *digits)._repr_html_()
@@ -125,11 +123,11 @@ def test_a_notebook_gets_the_page_the_picture_and_a_line_of_text(made: Explorer)
     assert set(data) == {"text/plain", "text/html", "image/png"}
     assert data["text/html"] == made._repr_html_()
     assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
-    assert data["image/png"] in data["text/html"]  # the fallback inside is the same picture
+    assert data["image/png"] in data["text/html"]  # the page contains the same picture
     assert metadata["scrapbook"]["name"] == "explorer"
 
 
-def test_it_neither_draws_a_random_number_nor_touches_the_model(model: VAE, digits: Digits) -> None:
+def test_it_uses_no_random_numbers_and_does_not_change_the_model(model: VAE, digits: Digits) -> None:
     before, weights = torch.get_rng_state(), [w.clone() for w in model.parameters()]
     explorer(model, *digits)
     assert torch.equal(before, torch.get_rng_state())
@@ -142,7 +140,7 @@ def test_choices_are_the_first_of_each_class_or_the_first_ten() -> None:
     assert choices(None, 7) == list(range(7))
 
 
-def test_large_images_without_labels_and_in_float32_fit_as_well() -> None:
+def test_the_fragment_is_small_for_large_float32_images_without_labels() -> None:
     html = explorer(mlp_vae(784, 2).float(), torch.rand(300, 784).float(), None, (28, 28))._repr_html_()
     assert len(html.encode()) < 1_000_000
 
@@ -150,8 +148,12 @@ def test_large_images_without_labels_and_in_float32_fit_as_well() -> None:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: (mlp_vae(64, 3), (8, 8)), ValueError, "needs latent_dim = 2 .* got 3"),
-        (lambda: (mlp_vae(64, 2), (8, 9)), ValueError, "shape needs 64 pixels, got 8 × 9"),
+        (lambda: (mlp_vae(64, 3), (8, 8)), ValueError, "needs latent_dim = 2, got 3"),
+        (
+            lambda: (mlp_vae(64, 2), (8, 9)),
+            ValueError,
+            "shape needs 64 pixels, got 8 × 9; give the images' height and width",
+        ),
         (
             lambda: (VAE(Encoder(mlp(64, 4)), BernoulliDecoder(mlp(2, 64)), 64, 2), (8, 8)),
             TypeError,
@@ -165,14 +167,14 @@ def test_errors(make: object, error: type[Exception], message: str) -> None:
         explorer(vae, torch.rand(5, 64), None, shape)
 
 
-def test_a_decoder_that_the_page_cannot_run_is_refused() -> None:
+def test_a_decoder_without_tanh_is_refused() -> None:
     vae = mlp_vae(64, 2)
     vae.decoder.network[1] = torch.nn.ReLU()  # type: ignore[index, operator, union-attr]
     with pytest.raises(TypeError, match=r"layer 1 of the decoder needs to be Tanh, got ReLU\(\)"):
         explorer(vae, torch.rand(5, 64), None, (8, 8))
 
 
-def test_numerals_stand_out_from_the_paper() -> None:
+def test_numerals_contrast_with_the_background() -> None:
     def luminance(colour: str) -> float:
         c = torch.tensor([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
         linear = torch.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
@@ -188,7 +190,7 @@ def test_numerals_stand_out_from_the_paper() -> None:
             assert (bright + 0.05) / (dim + 0.05) > 4.5
 
 
-# Its mathematics, computed by the page
+# The computations of the page
 
 
 def test_the_decoder_agrees_with_pytorch_to_one_grey_level(page: Page, model: VAE) -> None:
@@ -196,13 +198,13 @@ def test_the_decoder_agrees_with_pytorch_to_one_grey_level(page: Page, model: VA
     decoded = torch.tensor(ask(page, "a.map(e.decode)", z.tolist()), dtype=torch.float64)
     with torch.no_grad():
         f = model.decode(z).mean
-    assert (decoded - f).abs().max() < 0.25 / 255  # so that rounding moves no pixel by more than one level
-    assert f.std(0).max() > 0.1  # pictures that differ
+    assert (decoded - f).abs().max() < 0.25 / 255  # after rounding, at most one grey level
+    assert f.std(0).max() > 0.1  # the pictures differ
 
 
 def test_the_canvas_shows_the_decoded_mean_to_one_grey_level(page: Page, model: VAE) -> None:
     read = "[...document.querySelector('canvas.f').getContext('2d').getImageData(0, 0, 8, 8).data]"
-    for z in 0.8 * places()[:10]:  # within the plane, where moveTo stops nowhere
+    for z in 0.8 * places()[:10]:  # inside the plane, so that moveTo reaches z
         ask(page, "e.moveTo(a)", z.tolist())
         page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
         shown = torch.tensor(page.evaluate(read)).reshape(64, 4)
@@ -247,7 +249,7 @@ def test_the_table_shows_the_terms_and_adds_up(page: Page) -> None:
     assert page.locator(f"{ROOT} th .z").inner_text() == "(0.50, −1.00)"
 
 
-# Its use
+# The use of the page
 
 
 def test_a_drag_moves_z(page: Page) -> None:
@@ -260,11 +262,11 @@ def test_a_drag_moves_z(page: Page) -> None:
     page.mouse.move(middle[0] + box["width"] / 4, middle[1] - box["height"] / 8, steps=3)
     right, up = ask(page, "e.z")  # type: ignore[misc]
     assert right == pytest.approx(2 * up, abs=0.02)
-    page.mouse.move(2000, middle[1])  # beyond the edge: z stays in the plane
+    page.mouse.move(2000, middle[1])  # outside the plane: z stays inside
     assert 3 < ask(page, "e.z")[0] < 5  # type: ignore[index, operator]
     page.mouse.up()
     page.mouse.move(*middle)
-    assert ask(page, "e.z")[0] > 3  # type: ignore[index, operator]  # nothing follows without a button
+    assert ask(page, "e.z")[0] > 3  # type: ignore[index, operator]  # without a pressed button z does not move
 
 
 def test_a_finger_moves_z(browser: object, document: Path) -> None:
@@ -278,7 +280,7 @@ def test_a_finger_moves_z(browser: object, document: Path) -> None:
 
 
 def test_the_keyboard_alone_does_everything(page: Page) -> None:
-    for _ in range(20):  # Tab passes the buttons and gets to the plane
+    for _ in range(20):  # Tab passes the buttons and reaches the plane
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.matches('.plane')"):
             break
@@ -298,19 +300,19 @@ def test_the_keyboard_alone_does_everything(page: Page) -> None:
     said = rest(page)
     assert "near the code of a 7. For the chosen image, a 7: log likelihood" in said
     assert re.search(r"z is \(−?\d\.\d\d, −?\d\.\d\d\), near", said)
-    page.keyboard.press("Shift+Tab")  # and back to a button
+    page.keyboard.press("Shift+Tab")  # back to a button
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")
     assert ask(page, "e.choice") == 9
 
 
-def test_nothing_is_said_before_the_reader_does_something(page: Page) -> None:
+def test_nothing_is_announced_before_the_reader_does_something(page: Page) -> None:
     assert rest(page) == ""
 
 
-def test_a_frame_takes_less_than_half_of_a_sixtieth_of_a_second(page: Page) -> None:
-    """One second of moves, one for each frame: the script's time within each frame."""
+def test_a_frame_takes_less_than_half_of_its_time(page: Page) -> None:
+    """Moves z in each frame for one second, and measures the time of the script within each frame."""
     script = """async () => {
       const {explorer} = document.querySelector(".vaebook-explorer"), original = window.requestAnimationFrame;
       const times = [];
@@ -335,7 +337,7 @@ def test_a_frame_takes_less_than_half_of_a_sixtieth_of_a_second(page: Page) -> N
 def test_the_tour_runs_when_asked_and_ends_at_a_key(page: Page) -> None:
     before = ask(page, "e.z")
     page.wait_for_timeout(200)
-    assert ask(page, "e.z") == before  # nothing moves by itself
+    assert ask(page, "e.z") == before  # the tour has not started
     tour = page.get_by_role("button", name="Tour")
     tour.click()
     page.wait_for_timeout(2500)
@@ -348,7 +350,7 @@ def test_the_tour_runs_when_asked_and_ends_at_a_key(page: Page) -> None:
     assert ask(page, "e.z") == after
 
 
-def test_no_tour_where_motion_is_unwelcome(page: Page) -> None:
+def test_the_tour_is_hidden_for_readers_who_prefer_reduced_motion(page: Page) -> None:
     page.emulate_media(reduced_motion="reduce")
     assert not page.locator(f"{ROOT} .tour").is_visible()
 
@@ -366,7 +368,7 @@ def test_axe_finds_nothing_serious_and_nothing_scrolls_sideways(page: Page, them
     assert [v["id"] for v in violations if v["impact"] in ("serious", "critical")] == []
 
 
-def test_the_plane_is_drawn_anew_in_the_other_theme(page: Page) -> None:
+def test_the_plane_is_redrawn_when_the_theme_changes(page: Page) -> None:
     read = "document.querySelector('.plane canvas').toDataURL()"
     light = page.evaluate(read)
     page.evaluate("document.documentElement.dataset.theme = 'dark'")
@@ -374,7 +376,7 @@ def test_the_plane_is_drawn_anew_in_the_other_theme(page: Page) -> None:
     assert page.evaluate(read) != light
 
 
-def test_the_picture_stands_in_without_scripts_and_in_print(
+def test_the_picture_replaces_the_explorer_in_print_and_without_scripts(
     browser: object, page: Page, document: Path
 ) -> None:
     assert not page.locator(f"{ROOT} > img").is_visible()
@@ -391,7 +393,7 @@ def test_the_picture_stands_in_without_scripts_and_in_print(
     context.close()
 
 
-def test_two_explorers_on_one_page_do_not_meet(browser: object, made: Explorer, tmp_path: Path) -> None:
+def test_two_explorers_on_one_page_are_independent(browser: object, made: Explorer, tmp_path: Path) -> None:
     path = tmp_path / "two.html"
     path.write_text(f'<!doctype html><meta charset="utf-8">{made._repr_html_() * 2}', encoding="utf-8")
     page = browser.new_page()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Figures show the tensors that went in, and draw no random numbers."""
+"""Figures show their tensors, and draw no random numbers."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ from vaebook.training import History
 
 @pytest.fixture(autouse=True)
 def figures_of_its_own() -> Iterator[None]:
-    """No test sees the figures or the style of another."""
+    """Each test starts without figures and with the default style."""
     with plt.rc_context():
         yield
     plt.close("all")
@@ -24,7 +24,7 @@ def images(n: int) -> torch.Tensor:
     return torch.rand(n, 12, generator=torch.Generator().manual_seed(0))
 
 
-def test_tile_puts_each_image_in_its_place() -> None:
+def test_tile_puts_each_image_into_its_cell() -> None:
     x = images(5)
     canvas = figures.tile(x, (3, 4), columns=2)
     assert canvas.shape == (3 * 4, 2 * 5)
@@ -32,10 +32,10 @@ def test_tile_puts_each_image_in_its_place() -> None:
         top, left = (k // 2) * 4, (k % 2) * 5
         np.testing.assert_array_equal(canvas[top : top + 3, left : left + 4], x[k].reshape(3, 4))
     assert np.isnan(canvas[3]).all()  # the frame
-    assert np.isnan(canvas[8:, 5:]).all()  # no sixth image
+    assert np.isnan(canvas[8:, 5:]).all()  # the place of a sixth image
 
 
-def test_reconstructions_stand_below_their_data() -> None:
+def test_reconstructions_are_drawn_below_their_data() -> None:
     x, f = images(4), images(4) / 2
     shown = np.asarray(figures.reconstructions(x, f, (3, 4)).images[0].get_array())
     np.testing.assert_allclose(shown[:3, :4], x[0].reshape(3, 4))
@@ -48,22 +48,18 @@ def test_latent_map_shows_every_point_the_ellipses_and_the_prior() -> None:
     ellipses, *classes = ax.collections
     assert isinstance(ellipses, EllipseCollection)
     np.testing.assert_allclose(np.asarray(ellipses.get_offsets()), mu)
-    np.testing.assert_allclose(ellipses.get_widths(), 2 * sigma[:, 0], rtol=1e-6)  # full widths
+    np.testing.assert_allclose(ellipses.get_widths(), 2 * sigma[:, 0], rtol=1e-6)  # whole axes, not half axes
     assert sum(len(c.get_offsets()) for c in classes) == 30
     half = np.hypot(*np.array(ax.lines[0].get_data()))
     draws = torch.randn(100_000, 2, generator=torch.Generator().manual_seed(0)).norm(dim=1)
     assert (draws < half[0]).float().mean().item() == pytest.approx(0.5, abs=0.01)
 
 
-def test_prior_quantiles_are_even_in_probability_and_ordered_like_the_map() -> None:
-    z = figures.prior_quantiles(10, torch.float64)
+def test_prior_quantiles_have_equal_probabilities_and_the_order_of_the_map() -> None:
+    z = figures.prior_quantiles(10).double()
     share = torch.special.ndtr(z).reshape(10, 10, 2)
-    torch.testing.assert_close(
-        share[0, :, 0], (torch.arange(10).double() + 0.5) / 10
-    )  # z_1 grows to the right
-    torch.testing.assert_close(
-        share[:, 0, 1], (torch.arange(10).double().flip(0) + 0.5) / 10
-    )  # z_2 grows upwards
+    torch.testing.assert_close(share[0, :, 0], (torch.arange(10).double() + 0.5) / 10)  # z_1 grows to the right
+    torch.testing.assert_close(share[:, 0, 1], (torch.arange(10).double().flip(0) + 0.5) / 10)  # z_2 grows upwards
 
 
 def test_manifold_and_traversals_label_their_axes() -> None:
@@ -101,9 +97,9 @@ def test_no_figure_draws_a_random_number() -> None:
             lambda: figures.image_grid(images(3), (4, 4)),
             r"images needs shape \(n, 16\) for \(4, 4\), got \(3, 12\)",
         ),
-        (lambda: figures.reconstructions(images(3), images(2), (3, 4)), "need one shape"),
+        (lambda: figures.reconstructions(images(3), images(2), (3, 4)), "x and f need the same shape"),
         (lambda: figures.latent_map(torch.zeros(5, 3)), r"mu needs shape \(n, 2\), got \(5, 3\)"),
-        (lambda: figures.manifold(images(5), (3, 4)), "needs n² rows, from .*, got 5"),
+        (lambda: figures.manifold(images(5), (3, 4)), "needs n² rows, got 5; decode prior_quantiles"),
         (lambda: figures.traversals(images(6).reshape(2, 3, 12), (3, 4), [0.0]), r"needs shape \(m, 1, d\)"),
     ],
 )

@@ -1,12 +1,13 @@
-"""A forked kernel is the kernel that a plain start would give, only sooner; nothing outlives its user."""
+"""A forked kernel is the kernel that a plain start would give, only sooner; nothing outlives the process that wants it."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import multiprocessing
 import os
-import select
-import signal
-import socket
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -14,37 +15,71 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+import nbformat
 import psutil
 import pytest
 from jupyter_client.blocking import BlockingKernelClient
+from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import KernelManager
 from jupyter_client.provisioning import KernelProvisionerFactory
 
-from vaebook.runner import forked, provisioner
+if sys.platform != "linux":
+    pytest.skip("kernels are forked on Linux alone", allow_module_level=True)
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux alone")
-# A process that starts a server and a kernel of its own, and prints their names.
+from vaebook_runner import forked
+
+ROOT = Path(__file__).parents[1]
+FONT_CACHE = matplotlib.get_cachedir()  # read here, because pytester changes the home folder in its tests
+IPYKERNEL = [sys.executable, "-m", "ipykernel_launcher", "-f", "connection.json"]
+
+STATE = """\
+import json, logging, os, random, sys
+import matplotlib, numpy, torch
+links = [os.path.join("/proc/self/fd", n) for n in os.listdir("/proc/self/fd")]
+print(json.dumps(dict(
+    seed=torch.initial_seed(), torch=torch.rand(()).item(), numpy=numpy.random.rand(), random=random.random(),
+    cuda=torch.cuda.is_initialized(), threads=torch.get_num_threads(), dtype=str(torch.get_default_dtype()),
+    vaebook="vaebook" in sys.modules, path=sys.path, words=len(sys.argv), cwd=os.getcwd(), main=__name__,
+    leader=os.getpid() == os.getpgrp() == os.getsid(0), variables=dict(os.environ), names=sorted(globals()),
+    handlers=[type(handler).__name__ for handler in logging.root.handlers],
+    sockets=sum("socket:" in os.readlink(link) for link in links if os.path.lexists(link)),
+    backend=matplotlib.rcParams["backend"], settings=str(matplotlib.rcParams), tracer=sys.gettrace() is None,
+    excepthook=sys.excepthook.__qualname__, limit=sys.getrecursionlimit(),
+)))"""
+WARNS = "import warnings; [warnings.warn('old', kind) for kind in (DeprecationWarning, UserWarning, ResourceWarning)]"
+
+# A process that starts a kernel, which starts a process of its own; it prints the names of all of them.
 OWNER = """\
-import json, os, sys, time
-from vaebook.runner import forked
+import json, os, psutil, sys, time
+from vaebook_runner import forked
 from jupyter_client.manager import KernelManager
 from jupyter_client.provisioning import KernelProvisionerFactory
 KernelProvisionerFactory.instance().default_provisioner_name = forked.NAME
-manager = KernelManager()
-manager.start_kernel(stderr=open(os.devnull, "w"))
-print(json.dumps([os.environ[forked.SOCKET], manager.provisioner.pid]), flush=True)
+
+def start():
+    manager = KernelManager()
+    manager.start_kernel()
+    return manager
+
+manager = start()
+kernel = psutil.Process(manager.provisioner.pid)
+print(json.dumps([kernel.pid, kernel.ppid()]), flush=True)
 """
-STATE = """\
-import json, os, random, sys
-import numpy, torch
-print(json.dumps(dict(
-    seed=torch.initial_seed(), torch=torch.rand(()).item(), numpy=numpy.random.rand(), random=random.random(),
-    cuda=torch.cuda.is_initialized(), threads=torch.get_num_threads(), vaebook="vaebook" in sys.modules,
-    path=sys.path, argv=sys.argv[0], cwd=os.getcwd(), leader=os.getpid() == os.getpgrp() == os.getsid(0),
-    variables=dict(os.environ), main=__name__, handlers=[type(h).__name__ for h in __import__("logging").root.handlers],
-    descriptors=sum("socket:" in os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}")),
-    mpl=__import__("matplotlib").rcParams["backend"],
-)))"""
+# A process that executes a chapter, as builds and sweeps do.
+EXECUTES = """\
+import sys
+from pathlib import Path
+from vaebook_runner.chapters import read_notebook
+from vaebook_runner.execute import execute
+execute(read_notebook(Path("chapter.ipynb")), Path("out.ipynb"), {}, name="chapter", fork=True)
+"""
+STARTS_ANOTHER = """\
+import json, os, pathlib, subprocess, time
+child = subprocess.Popen(["sleep", "600"])
+pathlib.Path("pids.part").write_text(json.dumps([os.getpid(), os.getppid(), child.pid]))
+os.replace("pids.part", "pids")
+time.sleep(600)"""
 
 
 class Kernel:
@@ -64,13 +99,11 @@ class Kernel:
 
     @property
     def is_forked(self) -> bool:
-        return isinstance(self.process, forked.ForkedProcess)
+        return isinstance(self.process, forked.ForkedKernel)
 
     def run(self, code: str) -> list[dict[str, Any]]:
         outputs: list[dict[str, Any]] = []
-        reply = self.client.execute_interactive(
-            code, timeout=60, output_hook=lambda m: outputs.append(m["content"])
-        )
+        reply = self.client.execute_interactive(code, timeout=60, output_hook=lambda m: outputs.append(m["content"]))
         # What arrives too soon after an error is dropped by ipykernel together with the queue.
         return outputs if reply["content"]["status"] != "aborted" else self.run(code)
 
@@ -83,8 +116,9 @@ class Kernel:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Kernel]]:
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Kernel]]:
     kernels: list[Kernel] = []
+    monkeypatch.setattr(KernelProvisionerFactory.instance(), "default_provisioner_name", forked.NAME)
 
     def begin(**options: Any) -> Kernel:
         kernels.append(Kernel(**options))
@@ -93,22 +127,6 @@ def start() -> Iterator[Callable[..., Kernel]]:
     yield begin
     for kernel in kernels:
         kernel.stop()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def server() -> Iterator[int]:
-    """The process that forks, started by the one that runs the tests."""
-    factory = KernelProvisionerFactory.instance()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(factory, "default_provisioner_name", forked.NAME)
-        patch.setenv("JUPYTER_DEFAULT_PROVISIONER_NAME", forked.NAME)
-        patch.setenv(forked.SOCKET, "")
-        patch.delenv(forked.SOCKET)
-        before = {child.pid for child in psutil.Process().children()}
-        forked.start_server()
-        (started,) = {child.pid for child in psutil.Process().children()} - before
-        yield started
-    os.kill(started, signal.SIGKILL)
 
 
 def gone(pid: int, seconds: float = 10) -> bool:
@@ -133,23 +151,23 @@ def test_a_forked_kernel_is_in_the_state_of_a_fresh_one(
     (tmp_path / "here").mkdir()
     options = {"cwd": str(tmp_path / "here"), "env": environment(MARK="µ \udc80=1")}
     kernels = [start(**options), start(**options)]
-    monkeypatch.setattr(provisioner, "fork", _no_fork)
+    monkeypatch.setattr(forked, "SERVER_HAS", {"of": "another environment"})
     plain = start(**options)
     assert [kernel.is_forked for kernel in (*kernels, plain)] == [True, True, False]
     one, two, fresh = (json.loads(kernel.printed(STATE)) for kernel in (*kernels, plain))
     for state in (one, two, fresh):
         assert state["variables"].pop("JPY_PARENT_PID")
+        state["variables"].pop("PYDEVD_USE_FRAME_EVAL", None)  # ipykernel's, when it loads its debugger
     # Each begins with a seed of its own from the system, as every process does.
     drawn = {state.pop(name) for name in ("seed", "torch", "numpy", "random") for state in (one, two, fresh)}
     assert len(drawn) == 12
-    assert one["variables"] == fresh["variables"]
     assert one == two == fresh
+    warned = {re.sub(r"_\d+", "_N", kernel.printed(WARNS)) for kernel in (*kernels, plain)}
+    assert len(warned) == 1
+    assert "DeprecationWarning: old" in warned.pop()
     assert one["cwd"] == str(tmp_path / "here")
     assert one["variables"]["MARK"] == "µ \udc80=1"
-
-
-def _no_fork(*command: object, **options: object) -> None:
-    raise forked.PlainStart("as the test wants it")
+    assert one["main"] == "__main__"
 
 
 def test_kernels_do_not_share_what_they_define(start: Callable[..., Kernel]) -> None:
@@ -157,6 +175,7 @@ def test_kernels_do_not_share_what_they_define(start: Callable[..., Kernel]) -> 
     one.run("x = 1; import torch, numpy; torch.manual_seed(3); numpy.pi = 3; torch.set_num_threads(1)")
     three = start()
     for other in (two, three):
+        assert other.is_forked
         assert other.printed("import numpy, torch; print('x' in globals(), numpy.pi > 3.1)") == "False True\n"
         assert other.printed("print(torch.initial_seed() == 3)") == "False\n"
 
@@ -200,26 +219,22 @@ def test_a_busy_cell_is_interrupted_and_the_kernel_lives(start: Callable[..., Ke
 
 
 @pytest.mark.parametrize(("code", "status"), [("os._exit(7)", 7), ("os.kill(os.getpid(), 9)", -9)])
-def test_the_end_of_a_kernel_and_its_status_are_noticed(
-    start: Callable[..., Kernel], code: str, status: int
-) -> None:
+def test_the_end_of_a_kernel_and_its_status_are_noticed(start: Callable[..., Kernel], code: str, status: int) -> None:
     kernel = start()
     child = int(kernel.printed("import os, subprocess; print(subprocess.Popen(['sleep', '60']).pid)"))
     kernel.client.execute(code)
     assert kernel.process.wait(10) == status
     assert not kernel.manager.is_alive()
+    kernel.stop()
     assert gone(child)
 
 
-def test_shutting_down_takes_what_is_left_of_the_group_along(start: Callable[..., Kernel]) -> None:
+def test_a_shutdown_ends_the_whole_process_group(start: Callable[..., Kernel]) -> None:
     kernel = start()
     process = kernel.process
     command = "sleep 60 > /dev/null 2>&1 & echo $!"
-    orphan = int(
-        kernel.printed(
-            f"import subprocess; print(subprocess.check_output({command!r}, shell=True, text=True))"
-        )
-    )
+    code = f"import subprocess; print(subprocess.check_output({command!r}, shell=True, text=True))"
+    orphan = int(kernel.printed(code))
     assert psutil.pid_exists(orphan)
     kernel.manager.shutdown_kernel()
     assert process.returncode == 0
@@ -227,109 +242,110 @@ def test_shutting_down_takes_what_is_left_of_the_group_along(start: Callable[...
     assert gone(orphan)
 
 
-@pytest.mark.parametrize(
-    "variables", [{"ATEN_CPU_CAPABILITY": "default"}, {"PYTHONPATH": "/nowhere"}, {"OMP_NUM_THREADS": "2,1"}]
-)
-def test_what_libraries_read_at_their_start_makes_a_plain_start(variables: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "none.json"]
-    with pytest.raises(forked.PlainStart, match="surroundings"):
-        forked.fork(command, env=environment(**variables))
+def started_plainly(command: list[str], cwd: Path, variables: dict[str, str]) -> bool:
+    """Start a kernel by a command, kill it at once, and tell whether it was a plain process."""
+    provisioner = forked.ForkedProvisioner(kernel_id="1", kernel_spec=KernelSpec(argv=command))
+    before = dict(forked.counts)
+    asyncio.run(provisioner.launch_kernel(command, cwd=str(cwd), env=environment(**variables)))
+    process, plain = provisioner.process, forked.counts["plain"] - before["plain"]
+    process.kill()
+    process.wait()
+    assert forked.counts["forked"] - before["forked"] == 1 - plain
+    assert plain == isinstance(process, subprocess.Popen)
+    return bool(plain)
 
 
 @pytest.mark.parametrize(
-    "command", [["python3", "-m", "ipykernel_launcher"], [sys.executable, "-m", "other"], ["R", "--kernel"]]
-)
-def test_another_interpreter_makes_a_plain_start(command: list[str]) -> None:
-    with pytest.raises(forked.PlainStart, match="another interpreter"):
-        forked.fork([*command, "-f", "none.json"], env=environment())
-
-
-REQUEST: dict[str, Any] = {"arguments": [], "cwd": "/", "environment": {}, "surroundings": {}}
-
-
-@pytest.mark.parametrize(
-    "message",
+    ("variables", "plain"),
     [
-        b"\x00",
-        b"[" * 50_000,
-        b"[]",
-        json.dumps({**REQUEST, "cwd": 1}).encode(),
-        json.dumps({**REQUEST, "more": 1}).encode(),
-        json.dumps({**REQUEST, "arguments": [1]}).encode(),
-        json.dumps({**REQUEST, "environment": {"A": "\0"}}).encode(),
-        json.dumps({**REQUEST, "environment": {"A=B": ""}}).encode(),
-        json.dumps({**REQUEST, "cwd": "x" * 150_000}).encode(),
-        json.dumps(REQUEST).encode(),
+        ({}, False),
+        ({"OMP_NUM_THREADS": "1", "KMP_DUPLICATE_LIB_OK": "True", "TORCHINDUCTOR_CACHE_DIR": "/tmp/x"}, False),
+        ({"ATEN_CPU_CAPABILITY": "default"}, True),
+        ({"PYTHONPATH": "/nowhere"}, True),
+        ({"OPENBLAS_CORETYPE": "Nehalem"}, True),
+        ({"HOME": "/nowhere"}, True),
     ],
 )
-def test_a_request_that_is_none_is_refused(server: int, message: bytes) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-        connection.connect(os.environ[forked.SOCKET])
-        socket.send_fds(connection, [message], [1, 2])
-        assert connection.recv(4096).startswith(b"refused ")
-    assert not gone(server, 0.1)
+def test_what_libraries_read_at_their_start_makes_a_plain_start(
+    tmp_path: Path, variables: dict[str, str], plain: bool
+) -> None:
+    assert started_plainly(IPYKERNEL, tmp_path, variables) is plain
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user for a while")
-@pytest.mark.usefixtures("server")
-def test_another_user_is_refused() -> None:
-    path = Path(os.environ[forked.SOCKET])
-    assert path.parent.stat().st_mode & 0o777 == 0o700
-    with pytest.raises(PermissionError):
-        _answer_to_another_user(path)
-    # Past the folder, the server still asks who it is.
-    path.parent.chmod(0o711)
-    path.chmod(0o777)
-    try:
-        assert _answer_to_another_user(path) == b""
-    finally:
-        path.parent.chmod(0o700)
+@pytest.mark.parametrize("command", [["sleep", "60"], [sys.executable, "-m", "http.server", "0"]])
+def test_another_command_makes_a_plain_start(tmp_path: Path, command: list[str]) -> None:
+    assert started_plainly(command, tmp_path, {})
 
 
-def _answer_to_another_user(path: Path) -> bytes:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-        os.seteuid(65534)
-        try:
-            connection.connect(str(path))
-        finally:
-            os.seteuid(0)
-        connection.settimeout(10)
-        return connection.recv(100)
+def test_a_process_that_may_have_no_children_of_its_kind_makes_a_plain_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
+    assert started_plainly(IPYKERNEL, tmp_path, {})
 
 
-def test_when_the_server_is_killed_its_kernels_go_and_the_next_start_is_plain() -> None:
+def test_when_the_server_is_killed_its_kernels_end_and_the_next_start_works() -> None:
     code = OWNER + (
-        "import signal, psutil\n"
-        "server = psutil.Process(manager.provisioner.pid).parent()\n"
-        "server.kill()\n"
-        "print(manager.provisioner.process.wait(10), manager.is_alive(), flush=True)\n"
-        "plain = KernelManager(); plain.start_kernel()\n"
-        "print(type(plain.provisioner.process).__name__, flush=True)\n"
-        "plain.shutdown_kernel(now=True)\n"
+        "kernel.parent().kill()\n"
+        "manager.provisioner.process.wait(20)\n"
+        "again = start()\n"
+        "print(manager.is_alive(), again.is_alive(), flush=True)\n"
+        "again.shutdown_kernel(now=True)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=_alone(), capture_output=True, text=True, check=True
-    )
-    first, *rest = done.stdout.splitlines()
-    assert rest == ["-9 False", "Popen"]
-    path, pid = json.loads(first)
-    assert gone(pid)
-    assert not Path(path).parent.exists()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, rest = done.stdout.splitlines()
+    assert rest == "False True"
+    assert all(gone(pid) for pid in json.loads(first))
 
 
-def _alone() -> dict[str, str]:
-    """An environment without a server."""
-    return {name: value for name, value in os.environ.items() if name != forked.SOCKET}
-
-
-def test_a_killed_owner_leaves_nothing_behind() -> None:
-    code = OWNER + "time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", code], env=_alone(), stdout=subprocess.PIPE) as owner:
-        assert owner.stdout
-        assert select.select([owner.stdout], [], [], 60)[0]
-        path, pid = json.loads(owner.stdout.readline())
-        server = psutil.Process(pid).ppid()
-        owner.kill()
-    assert gone(pid)
+def test_a_killed_owner_leaves_nothing_behind(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("owner")  # with a short name: sockets lie below it
+    (folder / "tmp").mkdir()
+    cell = nbformat.v4.new_code_cell(STARTS_ANOTHER)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), folder / "chapter.ipynb")
+    command, pids = [sys.executable, "-c", EXECUTES], folder / "pids"
+    with subprocess.Popen(command, env=environment(TMPDIR=str(folder / "tmp")), cwd=folder) as owner:
+        try:
+            end = time.monotonic() + 60
+            while not pids.is_file() and time.monotonic() < end:
+                time.sleep(0.05)
+            kernel, server, child = json.loads(pids.read_text())
+            assert psutil.Process(server).ppid() == owner.pid
+            assert list((folder / "tmp").glob("vaebook-*"))
+        finally:
+            owner.kill()
+    assert gone(kernel)
+    assert gone(child)
     assert gone(server)
-    assert not Path(path).parent.exists()
+    assert not list((folder / "tmp").glob("vaebook-*"))
+
+
+# --- the sessions of pytest that compare chapters ---
+
+# scikit-learn and torch write into the environment of the process that imports them.
+IMPORTS = "import os, sklearn.utils, torch._inductor.config\nassert 'KMP_INIT_AT_FORK' in os.environ\n"
+SETS = "import os\nos.environ['ATEN_CPU_CAPABILITY'] = 'default'\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "options", "said"),
+    [(IMPORTS, [], "kernels: 2 forked, 0 plain"), (SETS, ["-n", "2"], "kernels: 0 forked, 2 plain")],
+)
+def test_the_kernels_of_a_session_are_forked_whatever_the_tests_import(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, head: str, options: list[str], said: str
+) -> None:
+    monkeypatch.setenv("MPLCONFIGDIR", FONT_CACHE)
+    monkeypatch.delenv("JUPYTER_DEFAULT_PROVISIONER_NAME", raising=False)
+    for name in ("conftest.py", "pyproject.toml", "tests/outputs.py"):
+        (pytester.path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, pytester.path / name)
+    (pytester.path / "tests" / "test_first.py").write_text(f"{head}\ndef test(): pass\n")
+    for name in ("01_one", "02_two"):
+        cell = nbformat.v4.new_code_cell("2 + 2", execution_count=1)
+        cell.outputs = [nbformat.v4.new_output("execute_result", {"text/plain": "4"}, execution_count=1)]
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), pytester.path / f"{name}.ipynb")
+    names = ("tests/test_first.py", "01_one.ipynb", "02_two.ipynb")
+    result = pytester.runpytest_subprocess("--nbval", *options, *names)
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(["0 chapters compared with what the build executed, 2 executed", said])

@@ -4,8 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from vaebook.estimates import monte_carlo
@@ -45,7 +44,7 @@ def test_samples_have_the_moments_of_the_density() -> None:
         assert abs(monte_carlo((z[:, j] - oracle.mean[j]) ** 2).z_score(oracle.variance[j].item())) < 5
 
 
-def test_rsample_lets_gradients_through() -> None:
+def test_rsample_is_differentiable() -> None:
     mu = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     log_sigma = torch.tensor([0.3, -1.0], dtype=torch.float64, requires_grad=True)
 
@@ -55,7 +54,7 @@ def test_rsample_lets_gradients_through() -> None:
     assert torch.autograd.gradcheck(draw, (mu, log_sigma))  # finite differences with the same noise
 
 
-def test_rsample_leaves_the_global_generator_alone() -> None:
+def test_rsample_does_not_use_the_global_generator() -> None:
     before = torch.get_rng_state()
     random_gaussian(3)[0].rsample((5,), torch.Generator().manual_seed(0))
     assert torch.equal(before, torch.get_rng_state())
@@ -63,7 +62,7 @@ def test_rsample_leaves_the_global_generator_alone() -> None:
 
 @pytest.mark.parametrize("dtype", REACH)
 @pytest.mark.parametrize("side", [-1, 1])
-def test_values_and_gradients_stay_finite_at_the_ends(dtype: torch.dtype, side: int) -> None:
+def test_values_and_gradients_are_finite_at_the_ends_of_the_range(dtype: torch.dtype, side: int) -> None:
     mu = torch.tensor([0.5, -1.0], dtype=dtype, requires_grad=True)
     log_sigma = torch.full((2,), side * REACH[dtype], dtype=dtype, requires_grad=True)
     q = DiagonalGaussian(mu, log_sigma)
@@ -72,12 +71,12 @@ def test_values_and_gradients_stay_finite_at_the_ends(dtype: torch.dtype, side: 
         gradients = torch.autograd.grad(value, (mu, log_sigma), retain_graph=True, allow_unused=True)
         assert torch.isfinite(value)
         assert all(torch.isfinite(g).all() for g in gradients if g is not None)
-    # Not only finite: exactly the entropy that the formula says, with no digits lost on the way.
+    # The entropy is not only finite, but accurate.
     expected = 2 * (side * REACH[dtype] + 0.5 * (1 + math.log(2 * math.pi)))
     assert q.entropy().item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_one_width_for_all() -> None:
+def test_a_scalar_log_sigma_is_one_width_for_all() -> None:
     mu = torch.zeros(7, 3)
     assert DiagonalGaussian(mu, torch.tensor(0.5)).log_sigma.shape == (7, 3)
 
@@ -88,7 +87,7 @@ def test_one_width_for_all() -> None:
         (torch.zeros(3, 2), torch.zeros(3, 4), ValueError, r"log_sigma .* \(3, 2\), got \(3, 4\)"),
         (torch.zeros(()), torch.zeros(()), ValueError, "mu needs at least one axis"),
         (torch.zeros(2, dtype=torch.int64), torch.zeros(2), TypeError, "mu needs a floating-point tensor"),
-        (torch.zeros(2), torch.zeros(2).double(), TypeError, "need one type"),
+        (torch.zeros(2), torch.zeros(2).double(), TypeError, "mu and log_sigma need the same type"),
     ],
 )
 def test_errors(mu: torch.Tensor, log_sigma: torch.Tensor, error: type[Exception], message: str) -> None:
@@ -122,7 +121,7 @@ def test_samples_of_a_full_gaussian_have_its_moments() -> None:
             assert abs(monte_carlo(z[:, j] * z[:, k]).z_score(oracle.covariance_matrix[j, k].item())) < 5
 
 
-def test_rsample_of_a_full_gaussian_lets_gradients_through() -> None:
+def test_rsample_of_a_full_gaussian_is_differentiable() -> None:
     q, _ = random_full(2, 3)
     tensors = tuple(t.clone().requires_grad_() for t in (q.mu, q.log_sigma, q.below))
 
@@ -132,7 +131,7 @@ def test_rsample_of_a_full_gaussian_lets_gradients_through() -> None:
     assert torch.autograd.gradcheck(draw, tensors)
 
 
-def test_with_nothing_below_the_diagonal_the_full_gaussian_is_the_diagonal_one() -> None:
+def test_a_full_gaussian_with_zeros_below_the_diagonal_is_diagonal() -> None:
     q, _ = random_gaussian(5, 3)
     full = FullGaussian(q.mu, q.log_sigma, torch.ones(5, 3, 3, dtype=torch.float64).triu())
     z = torch.randn(4, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

@@ -1,4 +1,4 @@
-"""The index of the book: ``index.yml``, and what the Sphinx extension makes of it."""
+"""The index of the book: ``pages/index.yml``, and what the Sphinx extension makes of it."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-TERMS = yaml.safe_load((ROOT / "index.yml").read_text(encoding="utf-8"))
+TERMS = yaml.safe_load((ROOT / "pages" / "index.yml").read_text(encoding="utf-8"))
 PAGE = """
 .. _place:
 
@@ -17,30 +17,39 @@ A title
 
 .. math:: a = b
    :label: eq-one
+
+Further reading
+---------------
+"""
+CONFIGURATION = """
+extensions = ["sphinx.ext.mathjax", "vaebook_runner.pages"]
+html_theme = "sphinx_book_theme"
 """
 
 
 def build(folder: Path, index: str) -> subprocess.CompletedProcess[str]:
-    (folder / "conf.py").write_text("extensions = ['sphinx.ext.mathjax', 'vaebook.runner.pages']\n")
+    (folder / "conf.py").write_text(CONFIGURATION)
     (folder / "index.rst").write_text(PAGE)
-    (folder / "index.yml").write_text(index)
+    (folder / "pages").mkdir()
+    (folder / "pages" / "index.yml").write_text(index)
     command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", str(folder), str(folder / "out")]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_a_term_leads_to_its_labels(tmp_path: Path) -> None:
-    done = build(tmp_path, "entropy: [eq-one, place]\nsurprise: see entropy\n")
+def test_a_term_leads_to_its_labels_and_headings(tmp_path: Path) -> None:
+    done = build(tmp_path, "entropy: [eq-one, place, index#further-reading]\nsurprise: see entropy\n")
     assert done.returncode == 0, done.stderr
     shown = (tmp_path / "out" / "genindex.html").read_text(encoding="utf-8")
-    assert '<a href="index.html#equation-eq-one">entropy</a>' in shown
-    assert '<a href="index.html#place">[1]</a>' in shown
+    for anchor, words in [("equation-eq-one", "entropy"), ("further-reading", "[1]"), ("place", "[2]")]:
+        assert f'<a href="index.html#{anchor}">{words}</a>' in shown
     assert "see entropy" in shown
 
 
-def test_a_place_that_is_not_there_stops_the_build(tmp_path: Path) -> None:
-    done = build(tmp_path, "entropy: eq-two\n")
+@pytest.mark.parametrize("place", ["eq-two", "index#nowhere"])
+def test_a_place_that_is_not_there_stops_the_build(tmp_path: Path, place: str) -> None:
+    done = build(tmp_path, f"entropy: {place}\n")
     assert done.returncode != 0
-    assert "'entropy' leads to 'eq-two', which is no label or heading" in done.stderr
+    assert f"'entropy' leads to '{place}', which is no label or heading" in done.stderr
 
 
 def test_see_names_a_term_that_is_there() -> None:
@@ -49,8 +58,6 @@ def test_see_names_a_term_that_is_there() -> None:
     assert set(other) <= {term for term, place in TERMS.items() if not str(place).startswith("see ")}
 
 
-@pytest.mark.parametrize(
-    "term", ["Kullback-Leibler divergence", "ELBO", "reparameterization", "posterior collapse"]
-)
+@pytest.mark.parametrize("term", ["Kullback-Leibler divergence", "ELBO", "reparameterization", "posterior collapse"])
 def test_what_a_reader_looks_for_is_there(term: str) -> None:
     assert term in TERMS

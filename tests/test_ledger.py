@@ -1,4 +1,4 @@
-"""A check must pass what agrees, and above all fail what does not."""
+"""Checks must pass for sides that agree, and fail for sides that differ."""
 
 import json
 import subprocess
@@ -47,12 +47,12 @@ def test_equal_sides_pass_with_one_line(capsys: pytest.CaptureFixture[str]) -> N
         (sympy.Symbol("x"), sympy.Symbol("y"), {}),
     ],
 )
-def test_unequal_sides_raise_with_both(left: object, right: object, options: dict[str, object]) -> None:
+def test_unequal_sides_raise_an_error_that_shows_both(left: object, right: object, options: dict[str, object]) -> None:
     with pytest.raises(CheckFailed, match=r"(?s)eq-a: .*left: .*right: "):
         check("eq-a", left, right, **options)
 
 
-def test_bounds_hold_from_their_own_side() -> None:
+def test_a_bound_is_checked_on_one_side_only() -> None:
     check("eq-a", 1.0, 2.0, relation="<=")
     check("eq-a", 2.0, 1.0, relation=">=")
     check("eq-a", Estimate(0.5, 0.01), 1.0, relation="<=")
@@ -70,12 +70,12 @@ def test_the_message_shows_the_entry_that_differs_most() -> None:
         check("eq-a", left, right)
 
 
-def test_record_refuses_what_is_not_finite() -> None:
+def test_record_refuses_values_that_are_not_finite() -> None:
     with pytest.raises(ValueError, match="'kl-x' needs to be finite, got nan"):
         record("kl-x", float("nan"))
 
 
-def test_in_a_notebook_both_leave_outputs_that_the_book_reads() -> None:
+def test_check_and_record_write_outputs_for_the_book_in_a_notebook() -> None:
     cell = nbformat.v4.new_code_cell(
         "from vaebook.ledger import check, record\n"
         "from vaebook.estimates import Estimate\n"
@@ -91,7 +91,7 @@ def test_in_a_notebook_both_leave_outputs_that_the_book_reads() -> None:
     assert x.metadata["scrapbook"] == {"name": "kl-x", "mime_prefix": "application/papermill.record/"}
     assert x.data["application/vnd.vaebook.record+json"] == {"name": "kl-x", "value": -1.5, "stderr": None}
     assert y.data["application/vnd.vaebook.record+json"]["stderr"] == 0.1
-    json.dumps(notebook)  # plain data, all of it
+    json.dumps(notebook)  # the notebook holds only plain data
 
 
 def test_importing_the_ledger_does_not_load_sphinx() -> None:
@@ -99,7 +99,7 @@ def test_importing_the_ledger_does_not_load_sphinx() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_claim_must_hold_in_the_books_settings_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_claim_must_hold_only_with_the_books_settings(capsys: pytest.CaptureFixture[str]) -> None:
     claim("a", True, book=True)
     claim("b", True, book=False)
     claim("c", False, book=False)

@@ -4,8 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
@@ -31,7 +30,7 @@ def marginal(p: LinearGaussian) -> MultivariateNormal:
 
 
 def log_joint(p: LinearGaussian, x: Tensor, z: Tensor) -> Tensor:
-    """log p(x, z) for one x (d,) and points z (n, m), by the two densities it is made of."""
+    """log p(x, z) = log p(z) + log p(x|z) for one x (d,) and points z (n, m)."""
     prior = DiagonalGaussian(torch.zeros(p.m).double(), torch.zeros(p.m).double())
     return prior.log_prob(z) + DiagonalGaussian(p.b + z @ p.W.T, p.sigma_dec.log()).log_prob(x)
 
@@ -42,13 +41,13 @@ def data(n: int = 200, d: int = 6, seed: int = 0) -> Tensor:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 7), st.integers(1, 4), st.floats(0.05, 5), st.integers(0, 99))
-def test_log_prob_is_that_of_the_full_gaussian(d: int, m: int, sigma_dec: float, seed: int) -> None:
+def test_log_prob_equals_that_of_the_full_gaussian(d: int, m: int, sigma_dec: float, seed: int) -> None:
     p, x = model(d, m, sigma_dec, seed), normal(3, d, seed=seed + 2)
     torch.testing.assert_close(p.log_prob(x), marginal(p).log_prob(x), rtol=1e-9, atol=1e-9)
 
 
-def test_log_prob_keeps_its_digits_for_a_tiny_width() -> None:
-    """On the plane itself, where the two large terms of the textbook's formula cancel."""
+def test_log_prob_is_accurate_for_a_tiny_sigma_dec() -> None:
+    """In the plane of the columns of W, the two large terms of the textbook's formula cancel."""
     p = LinearGaussian(torch.tensor([[1.0], [0.0]]).double(), torch.zeros(2).double(), 1e-8)
     expected = -0.5 * 0.25 - math.log(2 * math.pi) - math.log(1e-8)
     assert p.log_prob(torch.tensor([[0.5, 0.0]]).double()).item() == pytest.approx(expected, abs=1e-9)
@@ -67,20 +66,20 @@ def test_evidence_and_posterior_against_quadrature(m: int) -> None:
     torch.testing.assert_close(p.posterior(x).variance[:, -1], squares - means[:, -1].square())
 
 
-def test_posterior_is_bayes_rule_at_any_point() -> None:
+def test_the_posterior_satisfies_bayes_rule() -> None:
     p, x, z = model(5, 3), normal(4, 5, seed=7), normal(4, 3, seed=8)
     bayes = torch.stack([log_joint(p, x[i], z[i]) for i in range(4)]) - p.log_prob(x)
     torch.testing.assert_close(p.posterior(x).log_prob(z), bayes)
 
 
-def test_the_bound_lies_below_by_the_divergence_from_the_posterior() -> None:
+def test_the_gap_of_the_bound_is_the_kl_to_the_posterior() -> None:
     p, x = model(5, 3), normal(4, 5, seed=7)
     q = DiagonalGaussian(normal(4, 3, seed=8), 0.3 * normal(4, 3, seed=9))
     gap = kl_divergence(MultivariateNormal(q.mu, torch.diag_embed(q.sigma.square())), p.posterior(x))
     torch.testing.assert_close(p.elbo(x, q), p.log_prob(x) - gap)
 
 
-def test_the_best_diagonal_has_no_slope_and_no_better_neighbour() -> None:
+def test_the_best_diagonal_is_a_maximum_of_the_bound() -> None:
     p, x = model(5, 3), normal(4, 5, seed=7)
     best = p.best_diagonal(x)
     mu, log_sigma = best.mu.clone().requires_grad_(), best.log_sigma.clone().requires_grad_()
@@ -89,7 +88,7 @@ def test_the_best_diagonal_has_no_slope_and_no_better_neighbour() -> None:
         torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-12)
     other = DiagonalGaussian(mu + 0.1 * normal(4, 3), log_sigma + 0.1 * normal(4, 3, seed=3))
     assert (p.elbo(x, other) < bound).all()
-    assert (bound < p.log_prob(x) - 1e-3).all()  # these columns are not orthogonal
+    assert (bound < p.log_prob(x) - 1e-3).all()  # the columns of W are not orthogonal
 
 
 def test_orthogonal_columns_close_the_gap() -> None:
@@ -113,20 +112,20 @@ def test_the_fit_is_a_maximum_of_the_likelihood(sigma_dec: float | None) -> None
         assert LinearGaussian(p.W + noise, p.b, p.sigma_dec).log_prob(x).mean() < mean
 
 
-def test_the_fit_has_the_data_s_variance_along_its_axes_and_the_mean_of_the_rest() -> None:
+def test_the_fit_has_the_variances_of_the_data() -> None:
     x = data()
     p = fit_ppca(x, 2)
-    values = torch.linalg.svdvals(x - x.mean(0)).square() / len(x)  # another way to the eigenvalues
+    values = torch.linalg.svdvals(x - x.mean(0)).square() / len(x)  # the eigenvalues, computed in another way
     torch.testing.assert_close(p.sigma_dec.square(), values[2:].mean())
     torch.testing.assert_close(torch.linalg.eigvalsh(p.M).flip(0), values[:2])
 
 
-def test_axes_below_the_given_width_get_no_column() -> None:
+def test_axes_with_less_variance_than_sigma_dec_get_a_zero_column() -> None:
     x = data()
     values = torch.linalg.eigvalsh(x.T.cov(correction=0)).flip(0)
     p = fit_ppca(x, 4, sigma_dec=(values[1] * values[2]).sqrt().sqrt().item())
     assert (p.W.norm(dim=0) > 0).tolist() == [True, True, False, False]
-    assert fit_ppca(x, 2, sigma_dec=0.1).sigma_dec.item() == pytest.approx(0.1, rel=1e-15)  # not a float32
+    assert fit_ppca(x, 2, sigma_dec=0.1).sigma_dec.item() == pytest.approx(0.1, rel=1e-15)  # kept in float64
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""nbval's comparison of stored with computed outputs: what passes, and above all what fails."""
+"""The comparison of stored and computed outputs by nbval: cases that pass and cases that fail."""
 
 import base64
 import io
@@ -14,14 +14,13 @@ import matplotlib
 import nbformat
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
 from outputs import EXACT, TRAINED, Tolerance, close, compare_pictures, compare_text, tolerance_for
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-FONT_CACHE = matplotlib.get_cachedir()  # asked for before pytester gives its tests another home
+FONT_CACHE = matplotlib.get_cachedir()  # read here, because pytester changes the home folder in its tests
 RTOL_1E4 = tolerance_for(["rtol-1e-4"])
 
 
@@ -52,13 +51,13 @@ def test_text_agrees(stored: str, computed: str) -> None:
     ("stored", "computed"),
     [
         ("0.5", "0.50001"),
-        ("0.12", "0.13"),  # the last printed place counts
-        ("1.234567", "1.234569"),  # even where it is of the size of the tolerance
+        ("0.12", "0.13"),  # a difference in the last printed place
+        ("1.234567", "1.234569"),  # the same, when it is about as large as the tolerance
         ("1.0", "-1.0"),
         ("-0.5", "−0.6"),
         ("1e-3", "1e-4"),
         ("1,437", "1,438"),
-        ("1234567 weights", "1234568 weights"),  # within rtol, and yet a wrong count
+        ("1234567 weights", "1234568 weights"),  # within rtol, but integers must be equal
         ("nan", "0.0"),
         ("inf", "1.0"),
         ("inf", "-inf"),
@@ -80,13 +79,13 @@ def test_text_differs(stored: str, computed: str) -> None:
     [
         ("12.34", "12.50", TRAINED, True),
         ("12.34", "13.34", TRAINED, False),
-        ("0.12", "0.13", TRAINED, True),  # one unit of rounding, of the size of the tolerance
+        ("0.12", "0.13", TRAINED, True),  # one unit of rounding, about as large as the tolerance
         ("0.12", "0.14", TRAINED, False),
-        ("0.12", "0.13", RTOL_1E4, False),  # the same unit is far more than the tolerance
+        ("0.12", "0.13", RTOL_1E4, False),  # the same unit is much larger than the tolerance
         ("0.2345", "0.2346", RTOL_1E4, True),
         ("0.5", "0.6", TRAINED, False),
-        ("341", "343", TRAINED, True),  # an integer may have been trained ...
-        ("7", "8", TRAINED, False),  # ... but is never rounded
+        ("341", "343", TRAINED, True),  # integers get rtol ...
+        ("7", "8", TRAINED, False),  # ... but no unit of rounding
         ("nan", "0.1", TRAINED, False),
         ("0.99", "nats", TRAINED, False),
     ],
@@ -123,8 +122,8 @@ def test_agreement_is_symmetric(x: Decimal, y: Decimal, tolerance: Tolerance) ->
 
 
 @given(numbers)
-def test_the_tolerance_is_what_it_says(x: Decimal) -> None:
-    # Printed with 17 decimals, so that no rounding comes in.
+def test_the_tolerance_is_exact(x: Decimal) -> None:
+    # 17 decimals, so that rounding does not matter.
     room = Decimal(EXACT.atol) + Decimal(EXACT.rtol) * abs(x)
     for share, agree in ((Decimal("0.99"), True), (Decimal("1.01"), False)):
         for y in (x + share * room, x - share * room):
@@ -154,17 +153,17 @@ def test_every_picture_agrees_with_itself(height: int, width: int, tolerance: To
     assert compare_pictures(encode(pixels), encode(pixels), tolerance) == []
 
 
-def test_a_small_change_counts_as_much_on_a_large_page() -> None:
+def test_the_distance_does_not_depend_on_the_size_of_the_page() -> None:
     reasons = []
     for side in (64, 512):
         page = np.full((side, side, 3), 255, dtype=np.uint8)
         marked = page.copy()
-        marked[30:38, 30:35] = 0  # a digit's worth of ink
+        marked[30:38, 30:35] = 0  # as much ink as a digit
         reasons.append(compare_pictures(encode(page), encode(marked), EXACT))
     assert reasons[0] == reasons[1] != []
 
 
-def test_noise_of_a_grey_level_passes() -> None:
+def test_noise_of_one_grey_level_passes() -> None:
     page = np.full((64, 64, 3), 200, dtype=np.uint8)
     noise = np.random.default_rng(0).integers(0, 2, page.shape, dtype=np.uint8)
     assert compare_pictures(encode(page), encode(page + noise), EXACT) == []
@@ -178,7 +177,7 @@ def test_size_may_differ_by_two_pixels(extra: int, agree: bool) -> None:
         assert (compare_pictures(*map(encode, pair), EXACT) == []) is agree
 
 
-def test_opacity_is_part_of_a_picture() -> None:
+def test_pictures_with_different_opacity_differ() -> None:
     a = np.full((32, 32, 4), 255, dtype=np.uint8)
     b = a.copy()
     b[..., 3] = 0
@@ -209,9 +208,9 @@ def record(value):
 
 
 class Case(NamedTuple):
-    """A cell that holds the outputs of `stored` and runs `computed`.
+    """A cell with the stored outputs of `stored` and the source `computed`.
 
-    It passes where `reason` is empty; otherwise it fails, and the report contains the reason.
+    If `reason` is empty the cell must pass. Otherwise it must fail, and the report must contain the reason.
     """
 
     stored: str
@@ -262,9 +261,7 @@ CASES = {
         "computed outputs [['display_data text/plain']]",
     ),
     "new warning": Case("a = 1", "warnings.warn('overflow')", "UserWarning: overflow"),
-    "new warning beside text": Case(
-        "print(1)", "print(1); warnings.warn('overflow')", "UserWarning: overflow"
-    ),
+    "new warning beside text": Case("print(1)", "print(1); warnings.warn('overflow')", "UserWarning: overflow"),
     "lost warning": Case("warnings.warn('overflow')", "a = 1", "stored outputs [['stderr']]"),
     "exception": Case("print(1)", "print(1); 1 / 0", "ZeroDivisionError"),
     "expected exception": Case("1 / 0", "1 / 0", "", ("raises-exception",)),
@@ -298,7 +295,7 @@ nbformat.write(nbclient.execute(notebook, kernel_name="python3"), sys.argv[1])
 
 
 def project_with(pytester: pytest.Pytester, cells: list[nbformat.NotebookNode]) -> Path:
-    """A project wired as this one is, with one chapter of these cells; returns the chapter."""
+    """A project with the same configuration as this one and one chapter of these cells; returns the chapter."""
     pytester.mkdir("tests")
     pytester.mkdir("notebooks")
     for name in ("conftest.py", "pyproject.toml", "tests/outputs.py"):
@@ -309,7 +306,7 @@ def project_with(pytester: pytest.Pytester, cells: list[nbformat.NotebookNode]) 
 
 
 def store_and_change(pytester: pytest.Pytester, cases: dict[str, Case]) -> Path:
-    """A chapter that holds the outputs of each case's `stored`, and the source `computed`."""
+    """A chapter with one cell for each case: the outputs of `stored`, and the source `computed`."""
     # Some of the cells raise on purpose.
     tags = {"tags": ["raises-exception"]}
     chapter = project_with(pytester, [new_code_cell(case.stored, metadata=tags) for case in cases.values()])
@@ -320,21 +317,19 @@ def store_and_change(pytester: pytest.Pytester, cases: dict[str, Case]) -> Path:
         cell.metadata = {"tags": list(case.tags)}
         if name == "outputs stripped":
             cell.outputs, cell.execution_count = [], None
-    # A kernel of this name exists nowhere: the interpreter that runs pytest is used all the same.
+    # No kernel of this name exists; nbval must use the interpreter that runs pytest.
     notebook.metadata.kernelspec = {"name": "elsewhere", "display_name": "", "language": "python"}
     nbformat.write(notebook, chapter)
     return chapter
 
 
-def test_nbval_passes_and_fails_cell_by_cell(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nbval_passes_and_fails_cell_by_cell(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPLCONFIGDIR", FONT_CACHE)
     chapter = store_and_change(pytester, CASES)
     monkeypatch.setenv("VAEBOOK_DATA", "data")
-    monkeypatch.setenv("MPLBACKEND", "agg")  # would leave the kernels without pictures
+    monkeypatch.setenv("MPLBACKEND", "agg")  # with this backend, kernels would show no pictures
     monkeypatch.setenv("PATH", os.defpath)  # no virtual environment is activated
-    # From the chapters' own folder: the root's conftest must be found all the same.
+    # Started in the chapters' folder, pytest must still find the conftest of the root.
     monkeypatch.chdir(chapter.parent)
     report = pytester.path / "report.xml"
     result = pytester.runpytest_subprocess("--nbval", chapter.name, f"--junitxml={report}")
@@ -345,7 +340,7 @@ def test_nbval_passes_and_fails_cell_by_cell(
         if bool(case.reason) != bool(failure) or case.reason not in (failure or "")
     }
     assert wrong == {}
-    # And nothing else happened: no error at the kernel's end, no warning.
+    # There were no warnings, and no errors when the kernel ended.
     failed = sum(bool(case.reason) for case in CASES.values())
     result.assert_outcomes(passed=len(CASES) - failed, failed=failed, warnings=0)
 

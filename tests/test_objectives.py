@@ -1,11 +1,10 @@
-"""The bound and the loss against the article's formulas written out with torch.distributions."""
+"""The bound and the loss against the article's formulas, written with torch.distributions."""
 
 import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
 from vaebook.estimates import monte_carlo
@@ -36,7 +35,7 @@ def data(d: int = D) -> torch.Tensor:
 
 
 def noise(n_samples: int, m: int = M) -> torch.Tensor:
-    """The ε that a generator with seed 0 gives first."""
+    """The first ε from a generator with seed 0."""
     return torch.randn(n_samples, B, m, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
@@ -58,7 +57,7 @@ def test_loss_term_by_term() -> None:
     vae, x = model(sigma_dec=0.5), data()
     terms = practical_loss(vae, x, 2, torch.Generator().manual_seed(0))
     epsilon = noise(2)
-    for i in range(B):  # the sums of S10, written as loops
+    for i in range(B):  # the article's sums, written as loops
         mu, log_sigma = vae.encoder.network(x[i]).chunk(2, -1)
         kl = 0.25 * sum(mu[j] ** 2 + log_sigma[j].exp() ** 2 - 2 * log_sigma[j] for j in range(M))
         f = [vae.decoder.network(mu + log_sigma.exp() * epsilon[k, i]) for k in range(2)]
@@ -70,7 +69,7 @@ def test_loss_term_by_term() -> None:
 @given(st.floats(0.01, 10), st.integers(1, 8), st.integers(1, 3))
 def test_the_exact_relation_of_loss_and_bound(sigma_dec: float, m: int, n_samples: int) -> None:
     vae, x = model(sigma_dec, m=m), data()
-    sigma_dec = vae.decoder.sigma_dec  # the model was made in float32, which rounded it
+    sigma_dec = vae.decoder.sigma_dec  # rounded, because the model was created in float32
     terms = practical_loss(vae, x, n_samples, torch.Generator().manual_seed(0))
     bound = elbo(vae, x, n_samples, torch.Generator().manual_seed(0))
     loss = terms.reconstruction + terms.kl
@@ -81,7 +80,7 @@ def test_the_exact_relation_of_loss_and_bound(sigma_dec: float, m: int, n_sample
     torch.testing.assert_close(terms.elbo, bound)
 
 
-def test_gradients_of_the_loss_are_those_of_the_bound() -> None:
+def test_gradients_of_the_loss_are_proportional_to_those_of_the_bound() -> None:
     vae, x = model(sigma_dec=0.4), data()
     weights = list(vae.parameters())
     loss = practical_loss(vae, x, 1, torch.Generator().manual_seed(0))
@@ -111,14 +110,14 @@ class _Bound(torch.nn.Module):
         return elbo(self.vae, x, 2, torch.Generator().manual_seed(0))
 
 
-def test_the_loss_has_its_least_kl_at_the_prior() -> None:
+def test_the_kl_of_the_loss_is_minimal_at_the_prior() -> None:
     vae = model(sigma_dec=0.5)
     torch.nn.init.zeros_(vae.encoder.network[-1].weight)
     torch.nn.init.zeros_(vae.encoder.network[-1].bias)  # μ = 0, log σ = 0
     torch.testing.assert_close(practical_loss(vae, data()).kl, torch.full((B,), 0.25 * M).double())
 
 
-def test_bernoulli_decoder_trains_on_the_bound_and_not_on_the_loss() -> None:
+def test_a_bernoulli_decoder_has_the_loss_negative_elbo_but_not_practical_loss() -> None:
     with seeded(0):
         vae = VAE(Encoder(mlp(D, 2 * M)), BernoulliDecoder(mlp(M, D)), D, M).double()
     x = (data() < 0.5).double()
@@ -127,9 +126,7 @@ def test_bernoulli_decoder_trains_on_the_bound_and_not_on_the_loss() -> None:
     logits = vae.decoder.network(mu + log_sigma.exp() * noise(1)[0])
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
     torch.testing.assert_close(terms.reconstruction, expected)
-    with pytest.raises(
-        TypeError, match="needs a GaussianDecoder for J, got BernoulliDecoder; use negative_elbo"
-    ):
+    with pytest.raises(TypeError, match="needs a GaussianDecoder for J, got BernoulliDecoder; use negative_elbo"):
         practical_loss(vae, x)
 
 
@@ -166,14 +163,12 @@ def test_a_binarised_loss_sees_fresh_draws_with_the_mean_of_the_pixels() -> None
     assert loss.__name__ == "binarised watched"
 
 
-def test_the_auto_encoder_has_a_reconstruction_loss_alone() -> None:
+def test_the_auto_encoder_has_only_a_reconstruction_loss() -> None:
     autoencoder = AutoEncoder(D, M, hidden=(7,)).double()
     x = data()
     terms = reconstruction_loss(autoencoder, x)
     f = autoencoder.decoder(autoencoder.encoder(x))
-    torch.testing.assert_close(
-        terms.reconstruction, D * torch.nn.functional.mse_loss(f, x, reduction="none").mean(-1)
-    )
+    torch.testing.assert_close(terms.reconstruction, D * torch.nn.functional.mse_loss(f, x, reduction="none").mean(-1))
     assert (terms.kl == 0).all()
     assert terms.elbo.isnan().all()
 
@@ -189,13 +184,13 @@ def test_the_auto_encoder_has_a_reconstruction_loss_alone() -> None:
         negative_importance_bound,
     ],
 )
-def test_no_samples(objective: object) -> None:
+def test_zero_samples_raise_an_error(objective: object) -> None:
     with pytest.raises(ValueError, match=r"n_samples needs to be at least 1 .* got 0"):
         objective(model(), data(), 0)  # type: ignore[operator]
 
 
-def test_one_decoder_is_enough_for_a_new_likelihood() -> None:
-    """The seam for a new decoder: a module whose forward returns something with log_prob and mean."""
+def test_a_new_likelihood_needs_only_a_decoder() -> None:
+    """A new decoder is a module whose forward returns an object with log_prob and mean."""
 
     class Laplace(GaussianDecoder):
         def forward(self, z: torch.Tensor) -> Independent:  # type: ignore[override]
@@ -207,7 +202,7 @@ def test_one_decoder_is_enough_for_a_new_likelihood() -> None:
 
 
 def linear_vae(exact: bool) -> tuple[VAE, LinearGaussian]:
-    """A VAE with a linear decoder of orthogonal columns, with its posterior as encoder, or with a wider one."""
+    """A VAE with a linear decoder of orthogonal columns. Its encoder is the posterior, or wider than that."""
     W = torch.zeros(D, M, dtype=torch.float64)
     W[:M] = torch.tensor([2.0, 1.0, 0.5]).diag()
     p = LinearGaussian(W, torch.full((D,), 0.5, dtype=torch.float64), 0.3)
@@ -223,40 +218,33 @@ def linear_vae(exact: bool) -> tuple[VAE, LinearGaussian]:
     return vae, p
 
 
-def test_every_weight_is_the_evidence_where_q_is_the_posterior() -> None:
+def test_every_weight_equals_the_evidence_if_q_is_the_posterior() -> None:
     vae, p = linear_vae(exact=True)
     log_w = log_weights(vae, data(), 4, torch.Generator().manual_seed(0))
     torch.testing.assert_close(log_w, p.log_prob(data()).expand(4, B))
 
 
-def test_the_weights_are_unbiased_and_the_bounds_are_in_order() -> None:
+def test_the_weights_are_unbiased_and_the_bounds_increase_with_k() -> None:
     vae, p = linear_vae(exact=False)
     x = data()[:1]
     exact = p.log_prob(x)
     ratios = (log_weights(vae, x, 40_000, torch.Generator().manual_seed(0)) - exact).exp()
     assert abs(monte_carlo(ratios).z_score(1.0)) < 5
-    many = x.expand(4000, D)  # as many draws of each bound
+    many = x.expand(4000, D)  # 4000 draws of each bound
     bounds = [importance_weighted_bound(vae, many, K, torch.Generator().manual_seed(1)) for K in (1, 4, 16)]
-    assert (
-        abs(
-            monte_carlo(bounds[0]).z_score(
-                elbo(vae, many, 10, torch.Generator().manual_seed(2)).mean().item()
-            )
-        )
-        < 5
-    )
+    assert abs(monte_carlo(bounds[0]).z_score(elbo(vae, many, 10, torch.Generator().manual_seed(2)).mean().item())) < 5
     for lower, higher in zip(bounds, [*bounds[1:], exact.expand(4000)], strict=True):
         assert monte_carlo(lower - higher).z_score(0.0) < -5
 
 
-def test_the_bound_of_two_weights_by_hand() -> None:
+def test_the_bound_of_two_weights_equals_the_formula() -> None:
     vae, x = model(), data()
     w = log_weights(vae, x, 2, torch.Generator().manual_seed(0)).exp()
     bound = importance_weighted_bound(vae, x, 2, torch.Generator().manual_seed(0))
     torch.testing.assert_close(bound, ((w[0] + w[1]) / 2).log())
 
 
-def test_a_full_covariance_has_a_bound_but_no_loss_j() -> None:
+def test_a_full_covariance_has_a_bound_but_practical_loss_refuses_it() -> None:
     class Full(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> FullGaussian:
             return FullGaussian(x[:, :M], 0.1 * x[:, :M], torch.ones(len(x), M, M, dtype=x.dtype))
@@ -265,7 +253,7 @@ def test_a_full_covariance_has_a_bound_but_no_loss_j() -> None:
     x = data()
     bounds = elbo(vae, x.repeat(4000, 1), 1, torch.Generator().manual_seed(0)).view(4000, B)
     weights = log_weights(vae, x, 4000, torch.Generator().manual_seed(1))
-    for difference in (bounds - weights).unbind(1):  # two estimators of one quantity
+    for difference in (bounds - weights).unbind(1):  # two estimators of the same quantity
         assert abs(monte_carlo(difference).z_score(0.0)) < 5
     with pytest.raises(TypeError, match="needs a diagonal q for J, got FullGaussian; use negative_elbo"):
         practical_loss(vae, x)

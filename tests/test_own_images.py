@@ -1,4 +1,4 @@
-"""Your own images through ``vaebook.data.load``, and every way in which they can be wrong."""
+"""Your own images, loaded by ``vaebook.data.load``: arrays, pictures, and errors for wrong or damaged files."""
 
 import contextlib
 import shutil
@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 from images import message, numbered, splits
 from PIL import Image
@@ -24,9 +23,7 @@ from vaebook.data import DataError, load
     fortran=st.booleans(),
 )
 @settings(max_examples=40, deadline=None)
-def test_uint8_round_trip(
-    tmp_path_factory: pytest.TempPathFactory, array: np.ndarray[Any, Any], fortran: bool
-) -> None:
+def test_uint8_round_trip(tmp_path_factory: pytest.TempPathFactory, array: np.ndarray[Any, Any], fortran: bool) -> None:
     path = tmp_path_factory.mktemp("round") / "trip.npy"
     np.save(path, np.asfortranarray(array) if fortran else array)
     images = load(path)
@@ -38,25 +35,25 @@ def test_uint8_round_trip(
     assert sorted(map(tuple, back.tolist())) == sorted(map(tuple, wanted.tolist()))
 
 
-def test_grey_values_reach_0_and_1_exactly(tmp_path: Path) -> None:
+def test_grey_values_0_and_255_become_exactly_0_and_1(tmp_path: Path) -> None:
     np.save(tmp_path / "g.npy", np.full((10, 1, 2), [0, 255], dtype=np.uint8))
     assert load(tmp_path / "g.npy").train.unique().tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8", ">f8", np.longdouble])
-def test_every_float_is_read_as_it_is(tmp_path: Path, dtype: Any) -> None:
+def test_floats_of_every_type_are_read_exactly(tmp_path: Path, dtype: Any) -> None:
     values = np.arange(40).reshape(10, 2, 2) / 64  # exact in half precision
     np.savez_compressed(tmp_path / "f.npz", values.astype(dtype))
     images = load(tmp_path / "f.npz")
     assert sorted(torch.cat(splits(images)).flatten().tolist()) == values.flatten().tolist()
 
 
-def test_an_archive_may_hold_more_when_one_is_named_images(tmp_path: Path) -> None:
+def test_an_archive_may_hold_other_arrays_beside_images(tmp_path: Path) -> None:
     np.savez(tmp_path / "m.npz", images=np.zeros((10, 2, 3)), weights=np.ones(4))
     assert load(tmp_path / "m.npz").shape == (2, 3)
 
 
-def test_loading_leaves_the_users_files_alone(tmp_path: Path) -> None:
+def test_loading_does_not_change_any_files(tmp_path: Path) -> None:
     good, bad = numbered(tmp_path / "good.npy", 10), tmp_path / "bad.npy"
     bad.write_bytes(good.read_bytes()[:-1])
     before = [(path.name, path.read_bytes(), path.stat().st_mtime_ns) for path in (good, bad)]
@@ -68,7 +65,7 @@ def test_loading_leaves_the_users_files_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["~/n.npy", "./n.npy", "n.npy"])
-def test_a_path_may_be_relative_or_at_home(
+def test_a_path_may_be_relative_or_start_with_a_tilde(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     numbered(tmp_path / "n.npy", 10)
@@ -161,11 +158,11 @@ def picture_folder(folder: Path, greys: list[int], mode: str = "L") -> Path:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P"])
-def test_pictures_equal_the_array_in_the_order_of_names(tmp_path: Path, mode: str) -> None:
+def test_pictures_are_read_in_the_order_of_their_names(tmp_path: Path, mode: str) -> None:
     greys = [5 * i for i in range(20)]
     folder = picture_folder(tmp_path / "pictures", greys, mode)
     (folder / "notes.txt").write_text("not a picture")
-    (folder / "._00.png").write_bytes(b"what some systems leave beside a picture")
+    (folder / "._00.png").write_bytes(b"a file that macOS writes beside a picture")
     np.save(tmp_path / "a.npy", np.array(greys, np.uint8)[:, None, None].repeat(2, 1).repeat(3, 2))
     pictures, array = load(folder), load(tmp_path / "a.npy")
     assert (pictures.name, pictures.shape) == ("pictures", (2, 3))
@@ -201,7 +198,7 @@ def test_too_few_pictures(tmp_path: Path) -> None:
     assert "at least 10 images" in message(picture_folder(tmp_path / "p", [0] * 9))
 
 
-def test_sixteen_bit_pictures_are_refused_not_clipped(tmp_path: Path) -> None:
+def test_sixteen_bit_pictures_are_refused_instead_of_clipped(tmp_path: Path) -> None:
     folder = picture_folder(tmp_path / "p", [0] * 10)
     Image.fromarray(np.full((2, 3), 30_000, dtype=np.uint16)).save(folder / "03.png")
     text = message(folder)
@@ -225,7 +222,7 @@ def good_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def place(folder: Path, name: str, content: bytes) -> Path:
-    """Write the file, among nine good neighbours where it is a picture; return what to load."""
+    """Write the file, and nine good pictures beside it if it is a picture; return the path to load."""
     path = folder / name
     path.write_bytes(content)
     if path.suffix in (".npy", ".npz"):
@@ -239,17 +236,13 @@ GOOD_NAMES = ["good.npy", "plain.npz", "good.npz", "good.png", "good.jpg"]
 
 
 @pytest.mark.parametrize("name", GOOD_NAMES)
-def test_the_files_are_good_before_they_are_damaged(
-    tmp_path: Path, good_files: dict[str, bytes], name: str
-) -> None:
+def test_the_undamaged_files_load(tmp_path: Path, good_files: dict[str, bytes], name: str) -> None:
     assert load(place(tmp_path, name, good_files[name])).shape == (8, 8)
 
 
 @pytest.mark.parametrize("name", GOOD_NAMES)
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.8])
-def test_a_file_cut_short_is_named(
-    tmp_path: Path, good_files: dict[str, bytes], name: str, kept: float
-) -> None:
+def test_a_file_cut_short_is_named(tmp_path: Path, good_files: dict[str, bytes], name: str, kept: float) -> None:
     content = good_files[name]
     text = message(place(tmp_path, name, content[: int(kept * len(content))]))
     assert str(tmp_path / name) in text
@@ -266,7 +259,7 @@ def test_flipped_bytes_give_images_or_a_data_error(
     name: str,
     data: st.DataObject,
 ) -> None:
-    """Not every flip can be seen (a pixel is a pixel), but none may raise anything else."""
+    """A changed pixel is not detectable, but no change may raise another kind of error."""
     content = bytearray(good_files[name])
     position = data.draw(st.integers(0, len(content) - 1))
     content[position] ^= data.draw(st.integers(1, 255))
@@ -276,14 +269,14 @@ def test_flipped_bytes_give_images_or_a_data_error(
 
 
 @pytest.mark.parametrize("name", ["text.npy", "text.npz", "text.png"])
-def test_a_file_that_only_has_the_name(tmp_path: Path, name: str) -> None:
+def test_a_text_file_with_the_name_of_images_is_refused(tmp_path: Path, name: str) -> None:
     text = message(place(tmp_path, name, b"these are words, not images" * 20))
     assert name in text
     assert "damaged" in text
-    assert "pickle" not in text  # the remedy is never to load it with less care
+    assert "pickle" not in text  # NumPy's own message proposes allow_pickle=True, which is unsafe
 
 
-def test_an_archive_of_something_else(tmp_path: Path) -> None:
+def test_an_archive_without_arrays_is_refused(tmp_path: Path) -> None:
     (tmp_path / "inside").mkdir()
     (tmp_path / "inside" / "images").write_text("words")
     shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "inside")
@@ -291,7 +284,7 @@ def test_an_archive_of_something_else(tmp_path: Path) -> None:
     assert "not a NumPy array" in message(tmp_path / "a.npz")
 
 
-def test_a_file_of_another_kind(tmp_path: Path) -> None:
+def test_a_single_picture_is_refused(tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "one.png")
     text = message(tmp_path / "one.png")
     assert ".npy or .npz file or a folder" in text

@@ -1,30 +1,27 @@
 """Parameters: declared once, given as text or in a file that is data alone, checked before anything runs."""
 
-from __future__ import annotations
-
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
+import sweeps
 from hypothesis import given
 from hypothesis import strategies as st
-from sweeps import Book, tree
+from sources import HEADER
+from sweeps import CHAPTER, Book, tree
 
-from vaebook import cli
-from vaebook.runner.files import UsageError
-from vaebook.runner.parameters import Parameter, default_values, read_parameter_file
+from vaebook_runner import cli
+from vaebook_runner.parameters import read_parameter_file
 
-
-@pytest.fixture
-def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Book:
-    return Book(tmp_path, monkeypatch, capsys)
+book = sweeps.book
 
 
 @pytest.fixture
 def run_values(book: Book, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
     """The values of each run that would have been executed."""
     values: list[dict[str, object]] = []
-    monkeypatch.setattr(cli, "execute", lambda *arguments, **_: values.append(arguments[3]))
+    monkeypatch.setattr(cli, "execute", lambda *arguments, **_: values.append(arguments[2]))
     return values
 
 
@@ -32,14 +29,41 @@ def test_params_prints_what_the_chapter_declares(book: Book) -> None:
     code, out, _ = book.vaebook("params", "tiny")
     assert code == 0
     assert out == (
-        "name  type   default  help\n"
-        "seed  int    0        of the generator\n"
-        "rate  float  0.5      step, above 0\n"
-        'mode  str    "well"   what happens\n'
-        "flag  bool   False    on or off\n"
+        "seed: int = 0  # of the generator\n"
+        "rate: float = 0.5  # step σ, above 0\n"
+        'mode: str = "well"  # what happens\n'
+        "flag: bool = False  # on or off\n"
     )
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "rate = 0.5",
+        "rate: complex = 0.5",
+        "rate: float",
+        "rate: float = (",
+        "import os",
+        "rate: float = 0.5; print(1)",
+        "rate: list[int] = []",
+        "x.rate: float = 0.5",
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "sweep", "params"])
+def test_a_cell_of_parameters_holds_nothing_but_declarations(
+    book: Book, run_values: list[dict[str, object]], command: str, line: str
+) -> None:
+    book.chapter.write_text(f"{HEADER}```{{code-cell}}\n:tags: [parameters]\nseed: int = 0  # a\n{line}\n```\n")
+    before = tree(book.root)
+    code, _, error = book.vaebook(command, "tiny")
+    assert code == 2
+    assert "tiny: the parameters cell holds" in error
+    assert "each line must read name: type = value  # help" in error
+    assert not run_values
+    assert tree(book.root) == before
+
+
+NASTY = 'it\'s a "name" \\ {braces}\n$(touch executed) \x1b[2J \u202e µ \0'
 GIVEN = {"seed": 3, "rate": 1e-4, "mode": "it's {new}\nand 1e-4", "flag": True}
 YAML = """\
 # a comment
@@ -51,9 +75,7 @@ flag: true
 
 
 @pytest.mark.parametrize(("name", "text"), [("p.yaml", YAML), ("p.yml", YAML), ("p.json", json.dumps(GIVEN))])
-def test_a_file_gives_native_values(
-    book: Book, run_values: list[dict[str, object]], name: str, text: str
-) -> None:
+def test_a_file_gives_native_values(book: Book, run_values: list[dict[str, object]], name: str, text: str) -> None:
     (book.root / name).write_text(text)
     assert book.vaebook("run", "tiny", "--params", name)[0] == 0
     assert run_values == [GIVEN]
@@ -67,14 +89,14 @@ def test_the_command_line_goes_before_the_file(book: Book, run_values: list[dict
 
 
 REFUSED = {
-    "unknown name": ("sed: 3", "no parameter 'sed'; it declares:\n  seed: int = 0"),
-    "twice": ("seed: 3\nseed: 4", "'seed' stands there twice"),
-    "nested": ("seed: {value: 3}", "'seed' is not one number or text"),
-    "list": ("seed: [1, 2]", "'seed' is not one number or text"),
-    "nothing": ("seed:", "'seed' is not one number or text"),
-    "date": ("mode: 2020-01-01", "'mode' is not one number or text"),
-    "no mapping": ("- seed", "not a mapping"),
-    "empty": ("", "not a mapping"),
+    "unknown name": ("sed: 3", "no parameter 'sed'; it declares:\nseed: int = 0"),
+    "twice": ("seed: 3\nseed: 4", "'seed' is given twice"),
+    "nested": ("seed: {value: 3}", "not a mapping of names to numbers or texts"),
+    "list": ("seed: [1, 2]", "not a mapping of names to numbers or texts"),
+    "nothing": ("seed:", "not a mapping of names to numbers or texts"),
+    "date": ("mode: 2020-01-01", "not a mapping of names to numbers or texts"),
+    "not a mapping of names to numbers or texts": ("- seed", "not a mapping of names to numbers or texts"),
+    "empty": ("", "not a mapping of names to numbers or texts"),
     "object": ("seed: !!python/object/apply:os.system ['touch executed']", "constructor"),
     "module": ("!!python/module:os", "constructor"),
     "tag": ("seed: !new 3", "constructor"),
@@ -82,29 +104,29 @@ REFUSED = {
     "key of a list": ("? [seed]\n: 3", "no parameter"),
     "key of a mapping": ("? {seed: 1}\n: 3", "no parameter"),
     "number as a name": ("3: 3", "no parameter '3'"),
-    "merge": ("base: &b {seed: 3}\n<<: *b", "is not one number or text"),
+    "merge": ("base: &b {seed: 3}\n<<: *b", "not a mapping of names to numbers or texts"),
     "circle": ("seed: &a [*a]", "recursive"),
     "circle of mappings": ("seed: &a {x: *a}", "recursive"),
-    "no such alias": ("seed: *a", "undefined alias"),
+    "unknown alias": ("seed: *a", "undefined alias"),
     "not YAML": ("seed: [", "parsing"),
     "deep": ("seed: " + "[" * 5_000, "recursion"),
     "large": ("mode: " + "x" * 30_000, "more than 20,000 bytes"),
     "many aliases": (
         "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
-        "is not one",
+        "not a mapping of names to numbers or texts",
     ),
-    "whole number": ("seed: 2.5", "'seed' is declared as int: expected a whole number"),
-    "true for a number": ("seed: true", "'seed' is declared as int"),
-    "number for text": ("mode: 3", "'mode' is declared as str: expected text"),
-    "not finite": ("rate: .nan", "'rate' is declared as float: expected a finite number"),
-    "infinite": ("rate: 1e999", "expected a finite number"),
-    "neither true nor false": ("flag: perhaps", "'flag' is declared as bool: expected true or false"),
+    "whole number": ("seed: 2.5", "parameter 'seed' needs a whole number"),
+    "true for a number": ("seed: true", "parameter 'seed' needs a whole number"),
+    "number for text": ("mode: 3", "parameter 'mode' needs text"),
+    "not finite": ("rate: .nan", "parameter 'rate' needs a finite number"),
+    "infinite": ("rate: 1e999", "needs a finite number"),
+    "neither true nor false": ("flag: perhaps", "parameter 'flag' needs true or false"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "said"), REFUSED.values(), ids=REFUSED)
 @pytest.mark.parametrize("command", ["run", "sweep"])
-def test_a_file_that_is_no_list_of_parameters_is_refused(
+def test_a_file_that_holds_something_else_is_refused(
     book: Book, run_values: list[dict[str, object]], command: str, text: str, said: str
 ) -> None:
     (book.root / "p.yaml").write_text(text)
@@ -119,15 +141,15 @@ def test_a_file_that_is_no_list_of_parameters_is_refused(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"seed": 3, "seed": 4}', "'seed' stands there twice"),
-        ('{"rate": NaN}', "expected a finite number"),
-        ('{"seed": null}', "is not one"),
-        ('{"seed": {"seed": 3}}', "is not one"),
-        ("[1]", "not a mapping"),
+        ('{"seed": 3, "seed": 4}', "'seed' is given twice"),
+        ('{"rate": NaN}', "needs a finite number"),
+        ('{"seed": null}', "not a mapping of names to numbers or texts"),
+        ('{"seed": {"seed": 3}}', "not a mapping of names to numbers or texts"),
+        ("[1]", "not a mapping of names to numbers or texts"),
         ('{"seed": 3', "cannot be read"),
         ('{"seed": ' + "9" * 5000 + "}", "cannot be read"),
         ("[" * 15_000, "recursion"),
-        ('{"mode": "\\ud800"}', "expected text"),
+        ('{"mode": "\\ud800"}', "needs text"),
     ],
 )
 def test_a_json_file_is_held_to_the_same(book: Book, text: str, said: str) -> None:
@@ -137,7 +159,7 @@ def test_a_json_file_is_held_to_the_same(book: Book, text: str, said: str) -> No
     assert said in error
 
 
-def test_what_is_no_file_of_text_is_refused(book: Book) -> None:
+def test_a_file_that_is_not_text_is_refused(book: Book) -> None:
     (book.root / "folder.yaml").mkdir()
     (book.root / "binary.yaml").write_bytes(b"seed: \xff")
     for name in ("missing.yaml", "folder.yaml", "binary.yaml", "/dev/zero"):
@@ -157,20 +179,87 @@ def test_what_is_no_file_of_text_is_refused(book: Book) -> None:
         },
     )
 )
-def test_values_come_through_a_file_unchanged(values: dict[str, int | float | str | bool]) -> None:
-    kinds = {"seed": "int", "rate": "float", "mode": "str", "flag": "bool"}
-    import tempfile
-
+def test_a_json_file_is_read_as_it_was_written(values: dict[str, int | float | str | bool]) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
         json.dump(values, file)
         file.flush()
         read = read_parameter_file(Path(file.name))
-    parsed = {name: Parameter(name, kinds[name], "", "").parse(value) for name, value in read.items()}
-    assert parsed == values
-    assert {name: type(value) for name, value in parsed.items()} == {n: type(v) for n, v in values.items()}
+    assert read == values
+    assert {name: type(value) for name, value in read.items()} == {n: type(v) for n, v in values.items()}
 
 
-@pytest.mark.parametrize("default", ["2 ** 10", "__import__('os').getpid()", "[1]", "None", "seed", "f'{1}'"])
-def test_a_default_that_would_have_to_be_executed_is_refused(default: str) -> None:
-    with pytest.raises(UsageError, match="default of a parameter|declared as int"):
-        default_values({"x": Parameter("x", "int", default, "")})
+@pytest.mark.parametrize(
+    ("given_values", "wanted"),
+    [
+        (
+            {"seed": "-3", "rate": "1e-4", "mode": "3", "flag": "false"},
+            {"seed": -3, "rate": 1e-4, "mode": "3", "flag": False},
+        ),
+        (
+            {"seed": 10**30, "rate": 2, "mode": "", "flag": True},
+            {"seed": 10**30, "rate": 2.0, "mode": "", "flag": True},
+        ),
+        ({"rate": -0.1, "mode": NASTY}, {"rate": -0.1, "mode": NASTY}),
+    ],
+)
+def test_values_have_the_declared_types(
+    book: Book, run_values: list[dict[str, object]], given_values: dict[str, object], wanted: dict[str, object]
+) -> None:
+    (book.root / "p.json").write_text(json.dumps(given_values))
+    assert book.vaebook("run", "tiny", "--params", "p.json")[0] == 0
+    assert run_values == [wanted]
+    assert [type(value) for value in run_values[0].values()] == [type(value) for value in wanted.values()]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("seed", "2.5", "a whole number"),
+        ("seed", "", "a whole number"),
+        ("seed", "3 4", "a whole number"),
+        ("seed", "0x10", "a whole number"),
+        ("seed", "1e3", "a whole number"),
+        ("seed", "9" * 5000, "a whole number"),
+        ("rate", "banana", "a finite number"),
+        ("rate", "inf", "a finite number"),
+        ("rate", "nan", "a finite number"),
+        ("rate", "1e999", "a finite number"),
+        ("rate", "0,5", "a finite number"),
+        ("flag", "perhaps", "true or false"),
+        ("flag", "2", "true or false"),
+        ("rates", "1", "no parameter 'rates'; it declares:\nseed: int = 0"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(
+    book: Book, run_values: list[dict[str, object]], name: str, text: str, said: str
+) -> None:
+    before = tree(book.root)
+    for command in ("run", "sweep", "build"):
+        words = [command] if command == "build" else [command, "tiny"]
+        code, _, error = book.vaebook(*words, "-p", name, text)
+        assert code == 2
+        assert f"'{name}'" in error
+        if command != "build" or name != "rates":
+            assert said in error
+    assert not run_values
+    assert tree(book.root) == before
+
+
+@pytest.mark.parametrize("default", ["2 ** 10", "__import__('os').getpid()", "[1]", "None", "seed", "f'{1}'", "1 +"])
+def test_a_default_is_one_plain_value_and_is_never_executed(book: Book, default: str) -> None:
+    book.chapter.write_text(CHAPTER.replace("rate: float = 0.5", f"rate: float = {default}"))
+    for command in ("run", "sweep"):
+        code, out, error = book.vaebook(command, "tiny")
+        assert (code, out) == (2, "")
+        assert "'rate'" in error or default in error
+
+
+@pytest.mark.parametrize("name", ["copy", "json", "schema", "model_name", "model_config", "_hidden", "self", "x"])
+def test_a_parameter_may_have_any_name(book: Book, run_values: list[dict[str, object]], name: str) -> None:
+    book.chapter.write_text(CHAPTER.replace("rate: float = 0.5", f"{name}: float = 0.5"))
+    assert f"{name}: float = 0.5" in book.vaebook("params", "tiny")[1]
+    assert book.vaebook("run", "tiny", "-p", name, "2")[0] == 0
+    assert run_values == [{name: 2.0}]
+    code, out, error = book.sweep("--dry-run", "-g", name, "1,2")
+    assert code == 0, error
+    assert [line.split()[-1] for line in out.splitlines()[:-1]] == [f"{name}=1.0", f"{name}=2.0"]

@@ -1,4 +1,4 @@
-"""Quadrature against integrals that are known."""
+"""Quadrature against known integrals."""
 
 import math
 
@@ -22,12 +22,12 @@ def test_a_batch_of_integrands_and_large_exponents() -> None:
     torch.testing.assert_close(log_integral(log_f, on), expected)
 
 
-def test_points_of_a_plane_are_all_pairs() -> None:
+def test_the_points_of_a_plane_are_all_pairs() -> None:
     points = grid(0, 1, 3, m=2).points
     assert {tuple(p) for p in points.tolist()} == {(a, b) for a in (0, 0.5, 1) for b in (0, 0.5, 1)}
 
 
-def test_expectation_weighs_by_the_density() -> None:
+def test_expectation_is_weighted_by_the_density() -> None:
     on = grid(-20, 20, 401)
     z = on.points[:, 0]
     log_p = -0.5 * ((z - 1) / 2).square() - 0.5 * math.log(2 * math.pi * 4)  # N(1, 2²)
@@ -35,7 +35,7 @@ def test_expectation_weighs_by_the_density() -> None:
     assert expectation(log_p, (z - 1).square(), on).item() == pytest.approx(4, abs=1e-12)
 
 
-def test_expectation_counts_nothing_where_the_density_is_zero() -> None:
+def test_expectation_ignores_points_of_zero_density() -> None:
     on = grid(-1, 1, 3)
     log_p = torch.tensor([-math.inf, 0.0, -math.inf]).double()
     f = torch.tensor([math.inf, 2.0, -math.inf]).double()

@@ -1,43 +1,55 @@
-"""A sweep runs what is not done, once, and records each run whole."""
-
-from __future__ import annotations
+"""A sweep executes what is not done, once, and records each run whole."""
 
 import json
 import os
 import re
+import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import nbformat
 import pytest
-from sweeps import Book, tree, wait_for
+import sweeps
+from filelock import FileLock
+from jupyter_client.manager import KernelManager
+from sweeps import Book, tree
 
-from vaebook.runner import records, runs, sweep
-from vaebook.runner.files import UsageError
-from vaebook.runner.processes import cores
-from vaebook.runner.runs import Job, claim
+from vaebook_runner import records, sweep
+from vaebook_runner.execute import cores
+from vaebook_runner.files import Failed
+from vaebook_runner.jobs import Job, plan_sweep
+
+book = sweeps.book
+
+
+class Pretended(NamedTuple):
+    """A run that would have been executed."""
+
+    id: str
+    values: dict[str, Any]
+    threads: int
 
 
 @pytest.fixture
-def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Book:
-    return Book(tmp_path, monkeypatch, capsys)
+def pretended(monkeypatch: pytest.MonkeyPatch) -> list[Pretended]:
+    """The runs that a sweep would have executed; no kernel starts."""
+    runs: list[Pretended] = []
 
+    def pretend(notebook: object, out: Path, values: dict[str, Any], *, threads: int = 0, **_: object) -> None:
+        runs.append(Pretended(out.stem, values, threads))
+        out.write_text(json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+        if values["mode"] == "raise":
+            raise Failed("as the test wants it")
 
-@pytest.fixture
-def pretended(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
-    """The jobs that a sweep would have executed; no process starts."""
-    jobs: list[Job] = []
-
-    def pretend(job: Job, part: Path, out: Path, stop: object) -> tuple[str, str | None]:
-        jobs.append(job)
-        notebook = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
-        out.write_text(json.dumps(notebook))
-        return ("failed", "as the test wants it") if job.values["mode"] == "raise" else ("done", None)
-
-    monkeypatch.setattr(runs, "execute", pretend)
-    return jobs
+    monkeypatch.setattr(sweep, "execute", pretend)
+    return runs
 
 
 def planned(book: Book, *words: str) -> list[str]:
@@ -47,6 +59,10 @@ def planned(book: Book, *words: str) -> list[str]:
     *lines, total = out.splitlines()
     assert total.startswith(f"{len(lines)} runs, ")
     return lines
+
+
+def jobs_of(book: Book, **given: str) -> list[Job]:
+    return plan_sweep(book.chapter, book.runs, given, {})
 
 
 # What is to be run
@@ -64,13 +80,13 @@ def test_a_grid_is_every_combination(book: Book) -> None:
 def test_seeds_count_from_the_one_that_is_given(book: Book) -> None:
     assert [line.split()[-1] for line in planned(book, "--seeds", "3")] == ["seed=0", "seed=1", "seed=2"]
     lines = planned(book, "--seeds", "2", "-p", "seed", "7", "-g", "rate", "1,2")
-    assert [line.split()[-2:] for line in lines] == [
-        [f"seed={seed}", f"rate={rate}"] for rate in ("1.0", "2.0") for seed in (7, 8)
-    ]
+    wanted = {(f"seed={seed}", f"rate={rate}") for rate in ("1.0", "2.0") for seed in (7, 8)}
+    assert {tuple(line.split()[-2:]) for line in lines} == wanted
+    assert len(lines) == 4
 
 
 def test_equal_values_are_one_run_whichever_way_they_are_given(book: Book) -> None:
-    (line,) = planned(book)  # The defaults.
+    (line,) = planned(book)  # with the defaults
     (book.root / "p.yaml").write_text("rate: 5e-1\nmode: well\n")
     for words in (
         ["-g", "rate", "0.5,.5,5e-1"],
@@ -85,58 +101,59 @@ def test_equal_values_are_one_run_whichever_way_they_are_given(book: Book) -> No
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["-g", "rates", "1,2"], "no parameter 'rates'; it declares:\n  seed: int"),
+        (["-g", "rates", "1,2"], "no parameter 'rates'; it declares:"),
         (["-p", "rates", "1"], "no parameter 'rates'"),
-        (["-g", "rate", "1,banana"], "'rate' is declared as float: expected a finite number"),
+        (["-g", "rate", "1,banana"], "parameter 'rate' needs a finite number"),
         (["-g", "rate", "1,,2"], "got ''"),
         (["-g", "rate", ""], "got ''"),
         (["-g", "rate", "1,2", "-p", "rate", "3"], "'rate' has both one value and a grid"),
         (["-g", "rate", "1,2", "-g", "rate", "3"], "'rate' is given more than once"),
+        (["-p", "rate", "1", "-p", "rate", "1"], "'rate' is given more than once"),
         (["-g", "seed", "1,2", "--seeds", "2"], "--seeds needs a chapter with a parameter seed, and no grid"),
-        (["--jobs", str(cores() + 1)], f"--jobs needs at most {cores()}, the cores of this machine"),
-        (["--jobs", "1", "--scheduler", "tcp://127.0.0.1:1"], "--jobs is for this machine"),
+        (["--jobs", str(cores() + 1)], f"{cores() + 1} is not in the range 1<=x<={cores()}"),
+        (["--jobs", "0"], "0 is not in the range"),
+        (["--seeds", "0"], "0 is not in the range"),
+        (["--timeout", "0"], "is not in the range"),
+        (["--timeout", "inf"], "is not in the range"),
+        (["--timeout", "nan"], ""),
+        (["--timeout", "soon"], "'soon' is not a valid float"),
+        (["--dry-run", "-g", "rate"], "requires 2 arguments"),
+        (["--retries", "1"], "No such option"),
+        (["--sed", "3"], "No such option"),
     ],
 )
 def test_wrong_usage_executes_and_writes_nothing(
-    book: Book, pretended: list[Job], words: list[str], said: str
+    book: Book, pretended: list[Pretended], words: list[str], said: str
 ) -> None:
     before = tree(book.root)
     for more in ([], ["--dry-run"]):
-        code, _, error = book.sweep(*words, *more)
-        assert code == 2
+        code, out, error = book.sweep(*more, *words)
+        assert (code, out) == (2, "")
         assert said in error
     assert not pretended
     assert not book.runs.exists()
     assert tree(book.root) == before
 
 
-@pytest.mark.parametrize(
-    "words",
-    [["--seeds", "0"], ["--jobs", "0"], ["--timeout", "0"], ["--timeout", "inf"], ["--timeout", "soon"], ["--retries", "-1"], ["-g", "rate"]],
-)  # fmt: skip
-def test_a_number_that_is_none_exits_with_two(book: Book, words: list[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        book.sweep(*words)
-    assert stopped.value.code == 2
-
-
-def test_a_chapter_without_a_seed_has_no_seeds(book: Book) -> None:
-    book.chapter.write_text(book.chapter.read_text().replace("seed: int = 0", "start: int = 0"))
+def test_seeds_need_a_parameter_seed(book: Book) -> None:
+    book.chapter.write_text(book.chapter.read_text(encoding="utf-8").replace("seed: int = 0", "start: int = 0"))
     code, _, error = book.sweep("--seeds", "2")
     assert code == 2
     assert "--seeds needs a chapter with a parameter seed" in error
 
 
-def test_runs_do_not_go_where_the_chapter_reads(book: Book, pretended: list[Job]) -> None:
+def test_runs_do_not_go_where_the_chapter_reads(book: Book, pretended: list[Pretended]) -> None:
     own = book.chapter.with_suffix("")
     own.mkdir()
     for folder in (own, own / "runs"):
-        with pytest.raises(UsageError, match="DIR needs to lie elsewhere: .* counts as a part of"):
-            sweep.plan(book.chapter, folder, {}, {})
-    assert sweep.plan(book.chapter, own.with_name("other"), {}, {})
+        code, _, error = book.vaebook("sweep", "tiny", "-o", folder)
+        assert code == 2
+        assert "DIR needs to lie elsewhere: " in error
+    assert book.vaebook("sweep", "tiny", "-o", own.with_name("other"))[0] == 0
+    assert len(pretended) == 1
 
 
-def test_a_folder_of_runs_that_is_none_is_refused(book: Book, pretended: list[Job]) -> None:
+def test_a_file_in_place_of_the_folder_is_refused(book: Book, pretended: list[Pretended]) -> None:
     book.runs.write_text("mine")
     code, _, error = book.sweep()
     assert code == 2
@@ -145,10 +162,10 @@ def test_a_folder_of_runs_that_is_none_is_refused(book: Book, pretended: list[Jo
     assert not pretended
 
 
-# What is done is not run again
+# What is done is not executed again
 
 
-def test_a_dry_run_shows_what_is_done(book: Book, pretended: list[Job]) -> None:
+def test_a_dry_run_shows_what_is_done(book: Book, pretended: list[Pretended]) -> None:
     assert book.sweep("-g", "rate", "1,2")[0] == 0
     before = tree(book.root)
     assert [line[:5] for line in planned(book, "-g", "rate", "1,3,2")] == ["done ", "to do", "done "]
@@ -156,20 +173,32 @@ def test_a_dry_run_shows_what_is_done(book: Book, pretended: list[Job]) -> None:
 
 
 def edit_chapter(book: Book) -> None:
-    book.chapter.write_text(book.chapter.read_text() + "\nOne more sentence.\n")
+    book.chapter.write_text(book.chapter.read_text(encoding="utf-8") + "\nOne more sentence.\n", encoding="utf-8")
 
 
 def edit_module(book: Book) -> None:
     book.module.write_text("new = 1\n")
 
 
+def add_module(book: Book) -> None:
+    book.module.with_name("new.py").write_text("")
+
+
 def edit_lock(book: Book) -> None:
     (book.root / "requirements.lock").write_text("torch==3\n")
 
 
-@pytest.mark.parametrize("change", [edit_chapter, edit_module, edit_lock])
-def test_what_was_made_from_something_else_runs_again(
-    book: Book, pretended: list[Job], change: Callable[[Book], None]
+def add_data(book: Book) -> None:
+    book.chapter.with_suffix("").mkdir()
+    (book.chapter.with_suffix("") / "data.csv").write_text("1,2\n")
+
+
+CHANGES = [edit_chapter, edit_module, add_module, edit_lock, add_data]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_was_made_from_something_else_is_executed_again(
+    book: Book, pretended: list[Pretended], change: Callable[[Book], None]
 ) -> None:
     for _ in range(2):
         assert book.sweep("-g", "rate", "1,2")[0] == 0
@@ -180,17 +209,31 @@ def test_what_was_made_from_something_else_runs_again(
     for _ in range(2):
         assert book.sweep("-g", "rate", "1,2,3")[0] == 0
     assert len(pretended) == 6
-    assert len(book.records()) == 6  # The former runs stay.
+    assert len(book.records()) == 6  # the former runs stay
+
+
+def test_what_was_only_touched_is_not_executed_again(book: Book, pretended: list[Pretended]) -> None:
+    assert book.sweep()[0] == 0
+    for path in (book.chapter, book.module, book.root / "requirements.lock"):
+        os.utime(path)
+    assert book.sweep()[0] == 0
+    assert len(pretended) == 1
+
+
+def test_a_file_that_a_parameter_names_counts(book: Book, pretended: list[Pretended]) -> None:
+    images = book.root / "images"
+    images.mkdir()
+    (images / "a.png").write_text("1")
+    for change in (None, lambda: (images / "b.png").write_text("2"), lambda: (images / "a.png").write_text("33")):
+        if change:
+            change()
+        for _ in range(2):
+            assert book.sweep("-p", "mode", str(images))[0] == 0
+    assert len(pretended) == 3
 
 
 def first(book: Book, ending: str) -> Path:
     return min(book.runs.glob(f"*{ending}"))
-
-
-def replace_by_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-    (path / "mine").write_text("mine")
 
 
 def replace_by_link(path: Path) -> None:
@@ -213,19 +256,16 @@ def cut(path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".json", ".ipynb"])
-@pytest.mark.parametrize(
-    "damage", [Path.unlink, cut, enlarge, replace_by_folder, replace_by_link, replace_by_pipe]
-)
-def test_a_damaged_run_is_reported_and_run_again(
-    book: Book, pretended: list[Job], damage: Callable[[Path], None], ending: str
+@pytest.mark.parametrize("damage", [Path.unlink, cut, enlarge, replace_by_link, replace_by_pipe])
+def test_a_damaged_run_is_reported_and_executed_again(
+    book: Book, pretended: list[Pretended], damage: Callable[[Path], None], ending: str
 ) -> None:
     assert book.sweep("-g", "rate", "1,2")[0] == 0
     path = first(book, ending)
     damage(path)
     _, out, error = book.vaebook("results", book.runs)
-    # Records may be kept without their notebooks.
-    assert (path.name in error) == os.path.lexists(path)
-    assert len(out.splitlines()) == (2 if ending == ".json" else 3)  # With the line of names.
+    assert (path.name in error) == os.path.lexists(path)  # records may be kept without their notebooks
+    assert len(out.splitlines()) == (2 if ending == ".json" else 3)  # with the line of names
     code, _, error = book.sweep("-g", "rate", "1,2")
     assert code == 0, error
     assert len(pretended) == 3
@@ -233,13 +273,31 @@ def test_a_damaged_run_is_reported_and_run_again(
     assert path.is_file()
     assert not path.is_symlink()
     assert book.vaebook("results", book.runs)[2] == ""
-    if damage is replace_by_folder:  # It is not ours to remove.
-        assert [found.read_text() for found in book.runs.glob("*/mine")] == ["mine"]
     if damage is replace_by_link:
         assert (book.root / "elsewhere").is_file()
 
 
-def test_nothing_in_the_folder_leads_a_sweep_out_of_it(book: Book, pretended: list[Job]) -> None:
+@pytest.mark.parametrize("ending", [".json", ".ipynb"])
+def test_a_folder_in_place_of_a_file_stays_and_is_named(book: Book, pretended: list[Pretended], ending: str) -> None:
+    assert book.sweep("-g", "rate", "1,2")[0] == 0
+    path = first(book, ending)
+    path.unlink()
+    path.mkdir()
+    (path / "mine").write_text("mine")
+    assert path.name in book.vaebook("results", book.runs)[2]
+    for words in (["-g", "rate", "1,2"], ["-g", "rate", "1,2,3"]):
+        code, _, error = book.sweep(*words)
+        assert code == 1
+        assert "lost: IsADirectoryError" in error
+        assert f"1 of {len(words[-1].split(','))} runs did not end well" in error
+        assert (path / "mine").read_text() == "mine"
+    (path / "mine").unlink()
+    path.rmdir()
+    assert book.sweep("-g", "rate", "1,2,3")[0] == 0
+    assert book.vaebook("results", book.runs)[2] == ""
+
+
+def test_nothing_in_the_folder_leads_a_sweep_out_of_it(book: Book, pretended: list[Pretended]) -> None:
     outside = book.root / "outside"
     outside.mkdir()
     (outside / "target").write_text("mine")
@@ -247,19 +305,13 @@ def test_nothing_in_the_folder_leads_a_sweep_out_of_it(book: Book, pretended: li
     (name,) = book.records()
     for path in list(book.runs.iterdir()):
         path.unlink()
-    for link in (
-        f".{name}.lock",
-        f".{name}-abcdefgh",
-        f".{name}.json.{os.getpid()}",
-        f"{name}.json",
-        f"{name}.ipynb",
-    ):
+    for link in (f".{name}.lock", f".{name}.json.{os.getpid()}", f"{name}.json", f"{name}.ipynb"):
         (book.runs / link).symlink_to(outside / "target")
-    (book.runs / ".vaebook-probe").symlink_to(outside / "target")
+    (book.runs / f".{name}-abcdefgh").symlink_to(outside)
     code, _, error = book.sweep()
     assert code == 1
-    assert "lost: OSError" in error  # The lock is none.
-    (book.runs / f".{name}.lock").unlink()
+    assert "lost: OSError" in error  # a link is not a lock
+    (book.runs / f".{name}.lock").unlink(missing_ok=True)
     assert book.sweep()[0] == 0
     assert tree(outside) == {"target": b"mine"}
 
@@ -267,88 +319,108 @@ def test_nothing_in_the_folder_leads_a_sweep_out_of_it(book: Book, pretended: li
 # What fails
 
 
-def test_a_failure_is_recorded_and_tried_again_at_the_next_start(book: Book, pretended: list[Job]) -> None:
+def test_a_failure_is_recorded_and_tried_again_at_the_next_start(book: Book, pretended: list[Pretended]) -> None:
     words = ["-g", "mode", "well,raise,good"]
     for attempt in (1, 2):
         code, out, error = book.sweep(*words)
         assert code == 1
         assert out == ""
-        assert "1 of 3 runs did not end well:\n  failed  " in error
-        assert error.count("mode=raise") == 2  # As it ended, and in the list.
-        assert f"their records in {book.runs} say why" in error
+        assert "1 of 3 runs did not end well:\n  failed: as the test wants it  " in error
+        assert error.count("mode=raise") == 2  # as it ended, and in the list
+        assert f"their records and notebooks in {book.runs} say why" in error
         assert book.statuses() == ["done", "done", "failed"]
         assert len(pretended) == 2 + attempt
-    (bad,) = (record for record in book.records().values() if record["status"] == "failed")
-    assert bad["error"] == "as the test wants it"
-    assert bad["attempts"] == 1
+    assert book.only_record("failed")["error"] == "as the test wants it"
 
 
-def test_retries_are_counted_and_bounded(book: Book, pretended: list[Job]) -> None:
-    assert book.sweep("-p", "mode", "raise", "--retries", "3")[0] == 1
-    assert len(pretended) == 4
-    (record,) = book.records().values()
-    assert record["attempts"] == 4
+@pytest.mark.parametrize("change", CHANGES[:2] + CHANGES[3:4])
+def test_the_chapter_must_not_change_while_it_is_swept(book: Book, change: Callable[[Book], None]) -> None:
+    jobs = jobs_of(book)
+    change(book)
+    with pytest.raises(Failed, match="1 of 1 runs did not end well"):
+        sweep.sweep(jobs, partial(sweep.here, 1))
+    assert "changed since the command began" in book.only_record("failed")["error"]
+    assert not book.executions()
 
 
-def test_the_chapter_must_not_change_while_it_is_swept(book: Book) -> None:
-    jobs = sweep.plan(book.chapter, book.runs, {}, {})
-    edit_chapter(book)
-    with pytest.raises(sweep.SweepFailed):
-        sweep.sweep(jobs, book.runs)
-    (record,) = book.records().values()
-    assert "changed since the sweep began" in record["error"]
+def test_a_long_error_is_cut_in_the_record(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise Failed("x" * 100_000 + "the end")
+
+    monkeypatch.setattr(sweep, "execute", fail)
+    assert book.sweep()[0] == 1
+    error = book.only_record("failed")["error"]
+    assert len(error) < 25_000
+    assert error.endswith("the end")
+    assert records.read_all(book.runs)[1] == []
+
+
+@pytest.mark.parametrize("declaration", ["seed: float = 0.5", 'seed: str = "a"', "seed: bool = True"])
+def test_a_seed_of_another_type_is_recorded_as_a_parameter(
+    book: Book, pretended: list[Pretended], declaration: str
+) -> None:
+    text = book.chapter.read_text(encoding="utf-8").replace("seed: int = 0", declaration)
+    book.chapter.write_text(text, encoding="utf-8")
+    code, _, error = book.sweep()
+    assert code == 0, error
+    assert book.only_record("done")["parameters"]["seed"] in (0.5, "a", True)
 
 
 # Who is at a run
 
 
-def test_a_run_has_one_holder(tmp_path: Path) -> None:
-    path = tmp_path / "lock"
-    with claim(path) as mine:
-        assert mine
-        with claim(path) as other:
-            assert not other
-        assert path.exists()
-    assert not path.exists()
-    with claim(path) as mine:
-        assert mine
-
-
-def test_a_run_has_one_holder_however_many_try(tmp_path: Path) -> None:
-    path, held, most, turns = tmp_path / "lock", [], [], [0]
-
-    def work() -> None:
-        for _ in range(300):
-            with claim(path) as mine:
-                if mine:
-                    held.append(1)
-                    most.append(len(held))
-                    time.sleep(0)
-                    held.pop()
-                    turns[0] += 1
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert turns[0] > 0
-    assert max(most) == 1
-
-
-def test_what_somebody_else_is_at_is_awaited(book: Book, pretended: list[Job]) -> None:
-    (job,) = sweep.plan(book.chapter, book.runs, {}, {})
+def test_what_another_process_is_at_is_waited_for(book: Book, pretended: list[Pretended]) -> None:
+    (job,) = jobs_of(book)
     book.runs.mkdir()
-    ended: list[int] = []
-    with claim(book.runs / f".{job.id}.lock"):
-        other = threading.Thread(target=lambda: ended.append(len(sweep.sweep([job], book.runs))))
+    ended: list[str] = []
+    with FileLock(book.runs / f".{job.id}.lock"):
+        other = threading.Thread(target=lambda: ended.append(sweep.sweep([job], partial(sweep.here, 1))))
         other.start()
         time.sleep(0.7)
         assert not ended
         assert not pretended
     other.join()
-    assert ended
+    assert ended == [f"all 1 runs are done, in {book.runs}"]
     assert len(pretended) == 1
+    assert {path.suffix for path in book.runs.iterdir()} == {".json", ".ipynb"}
+
+
+# Threads of several processes that all perform one job again and again, since it always fails. A file that only one of
+# them may make at a time tells whether two were at it.
+CONTEND = """\
+import os, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from vaebook_runner import sweep
+from vaebook_runner.files import Failed
+from vaebook_runner.jobs import plan_sweep
+
+def pretend(notebook, out, values, **_):
+    held = Path(values["mode"])
+    os.close(os.open(held, os.O_CREAT | os.O_EXCL))
+    held.unlink()
+    raise Failed("try again")
+
+sweep.execute = pretend
+(job,) = plan_sweep(Path(sys.argv[1]), Path(sys.argv[2]), {"mode": sys.argv[3]}, {})
+with ThreadPoolExecutor(8) as pool:
+    ends = list(pool.map(lambda _: sweep.perform(job, 1, lambda: False), range(400)))
+print(ends.count("failed: try again"), ends.count("elsewhere"))
+assert set(ends) <= {"failed: try again", "elsewhere"}, set(ends)
+"""
+
+
+def test_a_run_is_performed_by_one_however_many_try(book: Book) -> None:
+    book.runs.mkdir()
+    command = [sys.executable, "-c", CONTEND, str(book.chapter), str(book.runs), str(book.root / "held")]
+    with ThreadPoolExecutor() as pool:
+        done = list(pool.map(lambda _: subprocess.run(command, capture_output=True, text=True), range(2)))
+    assert [process.returncode for process in done] == [0, 0], done
+    performed, elsewhere = (sum(int(process.stdout.split()[n]) for process in done) for n in (0, 1))
+    assert performed > 0
+    assert elsewhere > 0
+    assert book.statuses() == ["failed"]
+    assert len(list(book.runs.iterdir())) == 1
 
 
 # Whole runs
@@ -359,12 +431,12 @@ and $(touch executed) `touch executed` ; touch executed & ../../../../etc/passwd
 
 
 @pytest.mark.parametrize("value", ["../../executed", "-p", "~nobody/x", "x" * 5000, "null \0"])
-def test_a_text_is_no_part_of_a_file_name(book: Book, pretended: list[Job], value: str) -> None:
+def test_a_text_is_no_part_of_a_file_name(book: Book, pretended: list[Pretended], value: str) -> None:
     (book.root / "p.json").write_text(json.dumps({"mode": value}))
     assert book.sweep("--params", "p.json")[0] == 0
     (name,) = book.records()
     assert {path.name for path in book.runs.iterdir()} == {f"{name}.json", f"{name}.ipynb"}
-    assert [job.values["mode"] for job in pretended] == [value]
+    assert [run.values["mode"] for run in pretended] == [value]
 
 
 @pytest.mark.parametrize("value", [NASTY, "null \0"])
@@ -373,15 +445,15 @@ def test_a_text_reaches_neither_a_shell_nor_a_file_name(book: Book, value: str) 
     code, out, error = book.sweep("--params", "p.json")
     assert code == 0, error
     assert "\x1b" not in out + error
-    (record,) = book.records().values()
+    record = book.only_record()
     assert record["parameters"]["mode"] == value
     assert {path.name for path in book.runs.iterdir()} == {f"{record['id']}.json", f"{record['id']}.ipynb"}
     assert not list(book.root.rglob("executed"))
     assert set(tree(book.root)) - {f"runs/{record['id']}{ending}" for ending in (".json", ".ipynb")} == {
-        "_toc.yml", "requirements.lock", "notebooks/tiny.md", "module/__init__.py", "p.json", "tally"
+        "_toc.yml", "intro.md", "requirements.lock", "notebooks/tiny.md", "module/__init__.py", "p.json", "tally"
     }  # fmt: skip
     notebook = nbformat.read(book.runs / f"{record['id']}.ipynb", as_version=4)
-    assert notebook.cells[-1].outputs[1].text == f"1 {value!r}\n"  # What the kernel saw.
+    assert notebook.cells[-1].outputs[1].text == f"1 {value!r}\n"  # what the kernel saw
 
 
 def test_a_run_is_one_notebook_and_one_record(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,13 +461,14 @@ def test_a_run_is_one_notebook_and_one_record(book: Book, monkeypatch: pytest.Mo
     code, out, error = book.sweep("--seeds", "2", "-p", "rate", "1e-4", "--jobs", "1")
     assert code == 0, error
     assert out == f"all 2 runs are done, in {book.runs}\n"
-    assert "1 of 2 done, 0 failed, 1 running, about" in error
-    assert "2 of 2 done, 0 failed, 0 running" in error
+    assert re.search(r"\[1/2\] [0-9a-f]{8} seed=0: done\n", error)
+    assert re.search(r"\[2/2\] [0-9a-f]{8} seed=1: done\n", error)
     assert len(list(book.runs.iterdir())) == 4
     for name, record in book.records().items():
         path = book.runs / f"{name}.ipynb"
-        assert record["parameters"] == {"seed": record["seed"], "rate": 1e-4, "mode": "well", "flag": False}
-        assert record["values"] == {"tiny-mean": {"value": record["seed"] + 1e-4, "stderr": 0.25}}
+        seed = record["parameters"]["seed"]
+        assert record["parameters"] == {"seed": seed, "rate": 1e-4, "mode": "well", "flag": False}
+        assert record["values"] == {"tiny-mean": {"value": seed + 1e-4, "stderr": 0.25}}
         assert record["status"] == "done"
         assert record["error"] is None
         assert {"python", "torch", "vaebook"} <= record["versions"].keys()
@@ -406,46 +479,58 @@ def test_a_run_is_one_notebook_and_one_record(book: Book, monkeypatch: pytest.Mo
         assert 0 < record["cell_seconds"] < record["seconds"]
         notebook = nbformat.read(path, as_version=4)
         assert notebook.metadata.papermill.parameters == record["parameters"]
-        # One run at a time may use all cores.
-        assert notebook.cells[-1].outputs[1].text.startswith(f"{cores()} ")
+        assert notebook.cells[-1].outputs[1].text.startswith(f"{cores()} ")  # one run at a time may use all cores
     assert records.read_all(book.runs)[1] == []
     assert book.seeds() == [0, 1]
     assert book.sweep("--seeds", "2", "-p", "rate", "1e-4")[0] == 0
     assert book.seeds() == [0, 1]
 
 
-def test_what_a_chapter_says_of_its_failure_is_kept(book: Book) -> None:
-    assert book.sweep("-g", "mode", "raise,well")[0] == 1
+def test_a_run_has_the_values_that_the_table_and_the_comparison_show(book: Book) -> None:
+    assert book.sweep("--seeds", "2")[0] == 0
+    code, out, error = book.vaebook("results", book.runs, "--best", "tiny-mean", "--csv", book.root / "t.csv")
+    assert (code, error) == (0, "")
+    assert ["1.5 ± 0.25" in line for line in out.splitlines()] == [False, True, False]
+    first, second = sorted(book.records().values(), key=lambda record: record["parameters"]["seed"])
+    for ending in (".ipynb", ".json"):
+        a, b = (book.runs / f"{record['id']}{ending}" for record in (first, second))
+        code, out, _ = book.vaebook("compare", a, b)
+        assert code == 0
+        assert [" ".join(line.split()) for line in out.splitlines()[1:]] == [
+            "seed 0 1 differs", "rate 0.5 0.5", "mode well well", "flag False False",
+            "tiny-mean 0.5 ± 0.25 1.5 ± 0.25 +1 +2.8",
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["raise", "surrogate"])
+def test_what_a_chapter_says_of_its_failure_is_kept(book: Book, mode: str) -> None:
+    assert book.sweep("-g", "mode", f"{mode},well")[0] == 1
     assert book.statuses() == ["done", "failed"]
-    (bad,) = (record for record in book.records().values() if record["status"] == "failed")
-    assert "RuntimeError: as the test wants it" in bad["error"]
-    assert f"the part that ran is kept in {book.runs / bad['id']}.ipynb" in bad["error"]
+    bad = book.only_record("failed")
+    assert "RuntimeError: as the test wants it" in bad["error"] or mode == "surrogate"  # which no message can hold
+    assert "tiny: code cell 3 of 4 failed" in bad["error"]
     notebook = nbformat.read(book.runs / f"{bad['id']}.ipynb", as_version=4)
-    assert any(output.output_type == "error" for cell in notebook.cells for output in cell.get("outputs", []))
+    assert len(notebook.cells) >= 5
 
 
-def test_what_fails_once_is_done_at_the_second_attempt(book: Book) -> None:
-    assert book.sweep("-p", "mode", "once", "--retries", "1")[0] == 0
-    (record,) = book.records().values()
-    assert (record["status"], record["attempts"], len(book.executions())) == ("done", 2, 2)
+@pytest.mark.parametrize("value", ["float('nan')", "'1'", "None", "10**400"])
+def test_a_recorded_value_that_is_not_a_finite_number_fails_the_run(book: Book, value: str) -> None:
+    text = book.chapter.read_text(encoding="utf-8").replace('"value": seed + rate', f'"value": {value}')
+    book.chapter.write_text(text, encoding="utf-8")
+    code, _, error = book.sweep()
+    assert code == 1, error
+    bad = book.only_record("failed")
+    assert bad["error"]
+    assert bad["values"] == {}
 
 
 @pytest.mark.skipif(cores() < 2, reason="needs two cores")
-def test_threads_and_runs_at_once_share_the_cores(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    given: list[int] = []
-
-    def pretend(job: Job, *_: object) -> tuple[str, None]:
-        given.append(job.threads)
-        return "done", None
-
-    monkeypatch.setattr(runs, "execute", pretend)
-    monkeypatch.setattr(runs, "is_done", lambda *_: False)
+def test_threads_and_runs_at_once_share_the_cores(
+    book: Book, pretended: list[Pretended], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for at_once in range(1, cores() + 1):
-        given.clear()
-        assert book.sweep("--jobs", at_once)[0] == 0
-        assert given == [cores() // at_once]
-        assert given[0] * at_once <= cores()
+        assert book.sweep("--jobs", at_once, "-p", "seed", at_once)[0] == 0
+        assert pretended[-1].threads == cores() // at_once
 
 
 def test_two_sweeps_on_one_folder_share_the_work(book: Book) -> None:
@@ -456,4 +541,51 @@ def test_two_sweeps_on_one_folder_share_the_work(book: Book) -> None:
     assert book.seeds() == [0, 1, 2, 3, 4, 5]
     assert book.statuses() == ["done"] * 6
     assert {path.suffix for path in book.runs.iterdir()} == {".json", ".ipynb"}
-    wait_for(lambda: len(list(book.runs.iterdir())) == 12)
+    assert len(list(book.runs.iterdir())) == 12
+
+
+# What a run costs beyond its cells
+
+
+def plain_start(_: object) -> float:
+    """Seconds that a kernel takes which is started plainly, asked for one answer, and stopped."""
+    begun = time.monotonic()
+    manager = KernelManager()
+    with Path(os.devnull).open("w") as null:
+        manager.start_kernel(stderr=null)
+    client = manager.client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=60)
+        client.execute_interactive("1", timeout=60, output_hook=lambda _: None)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    return time.monotonic() - begun
+
+
+def plain_pair() -> list[float]:
+    with ThreadPoolExecutor(2) as pool:
+        seconds = list(pool.map(plain_start, range(2)))
+    sweeps.collect_event_loops()
+    return seconds
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux alone")
+@pytest.mark.skipif(cores() < 2, reason="needs two cores")
+def test_a_run_costs_less_than_a_second_beyond_its_cells(book: Book) -> None:
+    """The target is 0.9 s, two runs at once, after the first two, for which the process that forks still loads.
+
+    A busy machine is slow at everything, so that the bound grows with what a plain start of a kernel takes meanwhile.
+    """
+    from vaebook_runner import forked
+
+    plain, forks = plain_pair(), forked.counts["forked"]
+    assert book.sweep("--seeds", "10", "--jobs", "2")[0] == 0
+    plain += plain_pair()
+    assert forked.counts["forked"] == forks + 10
+    runs = sorted(book.records().values(), key=lambda record: record["began"])[2:]
+    overhead = statistics.median(record["seconds"] - record["cell_seconds"] for record in runs)
+    slow = statistics.median(plain)
+    print(f"median overhead of a run {overhead:.2f} s, of a plain start of a kernel {slow:.2f} s")
+    assert overhead <= max(0.9, 1.2 * slow)

@@ -1,4 +1,4 @@
-"""The loop against a plain one, the optimum it should reach, resuming, and what happens when things go wrong."""
+"""The training loop against a plain one, its optimum, resuming, and errors."""
 
 import fcntl
 import functools
@@ -41,7 +41,7 @@ def weights(model: torch.nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def test_the_loop_is_plain_adam_on_j(digits: tuple[Tensor, Tensor]) -> None:
+def test_the_loop_equals_plain_adam_on_j(digits: tuple[Tensor, Tensor]) -> None:
     ours, naive = vae(), vae()
     history = run(ours, digits, epochs=2, seed=5)
     generator, x = torch.Generator().manual_seed(5), digits[0]
@@ -64,7 +64,7 @@ def test_the_loop_is_plain_adam_on_j(digits: tuple[Tensor, Tensor]) -> None:
     assert history.train["J"] == pytest.approx(means, rel=1e-4)
 
 
-def test_the_loop_is_plain_adam_on_the_bound_of_black_and_white_pixels(digits: tuple[Tensor, Tensor]) -> None:
+def test_the_loop_equals_plain_adam_on_the_bound_of_black_and_white_pixels(digits: tuple[Tensor, Tensor]) -> None:
     def model() -> VAE:
         with seeded(0):
             return VAE(Encoder(mlp(64, 16, 4)), BernoulliDecoder(mlp(2, 16, 64)), 64, 2)
@@ -86,8 +86,8 @@ def test_the_loop_is_plain_adam_on_the_bound_of_black_and_white_pixels(digits: t
     torch.testing.assert_close(weights(ours), weights(naive), rtol=1e-4, atol=1e-5)
 
 
-def test_a_schedule_moves_the_rate_from_pass_to_pass(digits: tuple[Tensor, Tensor]) -> None:
-    """A pass at no rate moves nothing, and the passes before it are those of a constant rate."""
+def test_a_schedule_sets_the_rate_of_each_epoch(digits: tuple[Tensor, Tensor]) -> None:
+    """An epoch at rate 0 changes nothing, and the epochs before it equal those at a constant rate."""
     two, three = vae(), vae()
     run(two, digits, epochs=2, seed=5)
     run(three, digits, epochs=3, seed=5, schedule=lambda t: 1.0 if t < 0.5 else 0.0)
@@ -121,7 +121,7 @@ def test_a_checkpoint_of_a_partial_function_names_it_without_an_address(
         assert len(history) == epochs
     with safe_open(path, framework="pt") as file:
         stored = json.loads(file.metadata()["run"])["loss"]
-    assert stored == "practical_loss with () {}"  # an address would be another one in the next process
+    assert stored == "practical_loss with () {}"  # an address would differ in the next process
 
 
 def test_history_keeps_the_exact_relations(digits: tuple[Tensor, Tensor]) -> None:
@@ -138,20 +138,20 @@ def test_training_lowers_j_on_held_out_digits(digits: tuple[Tensor, Tensor]) -> 
     assert history.validation["J"][-1] < 0.7 * history.validation["J"][0]
 
 
-def test_same_seed_same_numbers_other_seed_others(digits: tuple[Tensor, Tensor]) -> None:
+def test_the_seed_determines_the_numbers(digits: tuple[Tensor, Tensor]) -> None:
     one, same, other = (run(vae(), digits, epochs=2, seed=s) for s in (0, 0, 1))
     assert one == same
     assert one.train["J"] != other.train["J"]
 
 
-def test_measuring_has_noise_of_its_own_which_the_seed_decides(digits: tuple[Tensor, Tensor]) -> None:
+def test_validation_has_its_own_noise_which_the_seed_determines(digits: tuple[Tensor, Tensor]) -> None:
     model, (_, x) = vae(), digits
     at_7 = validate(model, x, 3, 7, practical_loss)
     torch.testing.assert_close(validate(model, x, 3, 7, practical_loss), at_7, rtol=0, atol=0)
     assert not torch.equal(validate(model, x, 3, 8, practical_loss), at_7)
 
 
-def test_the_global_generator_is_neither_read_nor_moved(digits: tuple[Tensor, Tensor]) -> None:
+def test_the_global_generator_is_not_used(digits: tuple[Tensor, Tensor]) -> None:
     torch.manual_seed(1)
     one = run(vae(), digits, epochs=1)
     torch.manual_seed(2)
@@ -160,7 +160,7 @@ def test_the_global_generator_is_neither_read_nor_moved(digits: tuple[Tensor, Te
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_no_epochs_train_nothing(digits: tuple[Tensor, Tensor]) -> None:
+def test_zero_epochs_change_nothing(digits: tuple[Tensor, Tensor]) -> None:
     model = vae()
     before = weights(model)
     assert len(run(model, digits, epochs=0)) == 0
@@ -172,24 +172,24 @@ def test_an_auto_encoder_trains_too(digits: tuple[Tensor, Tensor]) -> None:
     assert history.train["J"] == history.train["J_recon"]
 
 
-def test_resume_continues_to_the_same_numbers(digits: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+def test_a_resumed_run_gives_the_same_numbers(digits: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     whole, halves = vae(), vae()
     file = tmp_path / "run.safetensors"
     history = run(whole, digits, epochs=4)
     assert len(run(halves, digits, epochs=2, checkpoint=file)) == 2
-    fresh = vae(seed=9)  # another process would start from other weights; the checkpoint replaces them
+    fresh = vae(seed=9)  # other initial weights, which the checkpoint replaces
     resumed = run(fresh, digits, epochs=4, checkpoint=file)
     assert resumed == history
     assert torch.equal(weights(fresh), weights(whole))
-    again = run(vae(), digits, epochs=4, checkpoint=file)  # nothing left to do
+    again = run(vae(), digits, epochs=4, checkpoint=file)  # all epochs are done
     assert again == history
 
 
-def test_a_checkpoint_holds_no_code_and_leaves_no_part(digits: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+def test_a_checkpoint_is_one_file_without_code(digits: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     run(vae(), digits, epochs=1, checkpoint=tmp_path / "run.safetensors")
     assert [p.name for p in tmp_path.iterdir()] == ["run.safetensors"]
     header = (tmp_path / "run.safetensors").read_bytes()[8:9]
-    assert header == b"{"  # safetensors: a JSON header, then numbers; a pickle starts otherwise
+    assert header == b"{"  # the JSON header of a safetensors file; a pickle starts differently
 
 
 KILLED = textwrap.dedent("""
@@ -202,9 +202,7 @@ KILLED = textwrap.dedent("""
 """)
 
 
-def test_a_run_killed_at_any_moment_leaves_a_whole_checkpoint(
-    digits: tuple[Tensor, Tensor], tmp_path: Path
-) -> None:
+def test_a_killed_run_leaves_a_complete_checkpoint(digits: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     file = tmp_path / "run.safetensors"
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(file)])
     try:
@@ -212,14 +210,14 @@ def test_a_run_killed_at_any_moment_leaves_a_whole_checkpoint(
             assert process.poll() is None
             time.sleep(0.01)
     finally:
-        process.kill()  # SIGKILL: nothing inside can tidy up
+        process.kill()  # SIGKILL: the process cannot clean up
         process.wait()
     history = resume_and_count(file, digits)
     assert history.train["J"] == run(vae(), digits, epochs=len(history)).train["J"]
 
 
 def resume_and_count(file: Path, data: tuple[Tensor, Tensor]) -> History:
-    """One epoch more than the checkpoint has done, whatever that is."""
+    """Resume from a checkpoint with an unknown number of epochs, for at most one more epoch."""
     for epochs in range(1, 10_000):
         try:
             return run(vae(), data, epochs=epochs, checkpoint=file)
@@ -230,16 +228,16 @@ def resume_and_count(file: Path, data: tuple[Tensor, Tensor]) -> History:
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
-def test_a_checkpoint_cut_short(digits: tuple[Tensor, Tensor], tmp_path: Path, keep: int) -> None:
+def test_a_checkpoint_cut_short_is_refused_and_kept(digits: tuple[Tensor, Tensor], tmp_path: Path, keep: int) -> None:
     file = tmp_path / "run.safetensors"
     run(vae(), digits, epochs=1, checkpoint=file)
     cut = file.read_bytes()[:keep]
     file.write_bytes(cut)
     model = vae()
     before = weights(model)
-    with pytest.raises(ValueError, match="is no whole checkpoint of this module"):
+    with pytest.raises(ValueError, match="is not a complete checkpoint of this module"):
         run(model, digits, epochs=2, checkpoint=file)
-    assert file.read_bytes() == cut  # nobody's file is overwritten
+    assert file.read_bytes() == cut  # the file is not overwritten
     assert torch.equal(before, weights(model))
 
 
@@ -255,7 +253,7 @@ def test_a_checkpoint_cut_short(digits: tuple[Tensor, Tensor], tmp_path: Path, k
         (vae(), {"schedule": cosine}, "schedule"),
     ],
 )
-def test_a_checkpoint_of_another_run(
+def test_a_checkpoint_of_another_run_is_refused(
     digits: tuple[Tensor, Tensor], tmp_path: Path, model: VAE, options: dict[str, object], name: str
 ) -> None:
     file = tmp_path / "run.safetensors"
@@ -265,16 +263,16 @@ def test_a_checkpoint_of_another_run(
         run(model, data, epochs=2, checkpoint=file, **options)
 
 
-def test_a_checkpoint_that_is_further(digits: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+def test_a_checkpoint_with_more_epochs_is_refused(digits: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     run(vae(), digits, epochs=3, checkpoint=tmp_path / "run.safetensors")
-    with pytest.raises(ValueError, match="epochs needs to be at least 3, done in .*, got 2"):
+    with pytest.raises(ValueError, match="epochs needs to be at least 3, the number done in .*, got 2"):
         run(vae(), digits, epochs=2, checkpoint=tmp_path / "run.safetensors")
 
 
-def test_no_folder_for_the_checkpoint_is_said_before_training(
+def test_a_missing_folder_of_the_checkpoint_raises_before_training(
     digits: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
-    with pytest.raises(FileNotFoundError, match="needs a folder that exists"):
+    with pytest.raises(FileNotFoundError, match="needs a folder that exists, got .*; create .* first"):
         run(vae(), digits, epochs=10**9, checkpoint=tmp_path / "missing" / "run.safetensors")
 
 
@@ -301,14 +299,12 @@ def test_nan_ends_the_training_and_keeps_the_last_good_checkpoint(
         ({"learning_rate": float("nan")}, "learning_rate needs a positive number, got nan"),
     ],
 )
-def test_settings_out_of_range(
-    digits: tuple[Tensor, Tensor], options: dict[str, float], message: str
-) -> None:
+def test_settings_out_of_range(digits: tuple[Tensor, Tensor], options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         train(vae(), *digits, **{"epochs": 1, **options})  # type: ignore[arg-type]
 
 
-def test_the_model_comes_back_where_it_was(digits: tuple[Tensor, Tensor]) -> None:
+def test_the_model_returns_to_its_device(digits: tuple[Tensor, Tensor]) -> None:
     model = vae()
     run(model, digits, epochs=1)
     assert next(model.parameters()).device.type == "cpu"
@@ -317,7 +313,7 @@ def test_the_model_comes_back_where_it_was(digits: tuple[Tensor, Tensor]) -> Non
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU on this machine")
-def test_a_gpu_is_taken_by_itself(digits: tuple[Tensor, Tensor]) -> None:
+def test_a_gpu_is_used_by_default(digits: tuple[Tensor, Tensor]) -> None:
     torch.cuda.reset_peak_memory_stats()
     run(vae(), digits, epochs=1)
     assert torch.cuda.max_memory_allocated() > 0

@@ -1,7 +1,7 @@
 """The small module behind the book on variational auto-encoders.
 
-Readers meet ``from vaebook.objectives import elbo``: the path says where to look, so this file
-re-exports nothing and importing it costs nothing.
+Readers import from the modules, as in ``from vaebook.objectives import elbo``, so that the path says where
+to look. This file re-exports nothing, and importing it is free.
 """
 
 __version__ = "0.1.0"

@@ -14,8 +14,8 @@ class BernoulliPixels:
     Args:
         logits: l, shape ``(..., d)``.
 
-    No sigmoid is followed by a logarithm here: log(1 + e^l) keeps its digits for every l, and it is the one
-    pass over the pixels that costs anything.
+    The code evaluates log(1 + e^l) and never the logarithm of a sigmoid: it is accurate for every l, and
+    it needs one expensive pass over the pixels.
 
     Source: Kingma and Welling 2014, appendix C.1.
 
@@ -29,19 +29,20 @@ class BernoulliPixels:
 
     @property
     def mean(self) -> Tensor:
-        """The probabilities of a white pixel, sigmoid(l), shape ``(..., d)``."""
+        """The probabilities that a pixel is 1, sigmoid(l), shape ``(..., d)``."""
         return torch.sigmoid(self.logits)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) in nats, summed over pixels; shapes ``(..., d)`` to ``(...)``, broadcasting.
 
         Raises:
-            ValueError: a pixel is neither 0 nor 1. Grey pixels give a number here, but no log-probability.
+            ValueError: a pixel is neither 0 nor 1. The formula has a value for grey pixels too, but that
+                value is not a log-probability.
 
         >>> BernoulliPixels(torch.zeros(64)).log_prob(torch.ones(64))          # −64 log 2
         tensor(-44.3614)
         """
-        if (x * (1 - x)).count_nonzero() > 0:  # x (1 − x) is 0 for 0 and for 1 alone
+        if (x * (1 - x)).count_nonzero() > 0:  # x (1 − x) is 0 only for x = 0 and x = 1
             raise ValueError(
                 f"x needs pixels that are 0 or 1, got values from {float(x.min())} to {float(x.max())}; "
                 "use vaebook.data.binarise, or a GaussianDecoder for grey pixels"

@@ -1,8 +1,7 @@
 """Images as tensors in [0, 1], with their shape and a fixed train / validation / test split.
 
 Three named data sets (``digits``, ``mnist``, ``fashion-mnist``) or your own images, which
-:mod:`vaebook.own_images` reads. Everything is checked at the door, so that no later code has to ask
-whether a pixel is a number.
+:mod:`vaebook.own_images` reads. All data are checked on loading, so that later code can rely on them.
 """
 
 import difflib
@@ -20,7 +19,7 @@ from torch import Tensor
 from vaebook.own_images import DataError, damaged, grey_values, in_one_line, read
 
 KNOWN: Final = ("digits", "mnist", "fashion-mnist")
-SPLIT_SEED: Final = 1312  # of the one permutation that splits the digits and your own images
+SPLIT_SEED: Final = 1312  # seed of the permutation that splits the digits and your own images
 
 _IDX_FILES: Final = {  # name -> shape, the same for MNIST and Fashion-MNIST
     "train-images-idx3-ubyte": (60_000, 28, 28),
@@ -28,16 +27,16 @@ _IDX_FILES: Final = {  # name -> shape, the same for MNIST and Fashion-MNIST
     "t10k-images-idx3-ubyte": (10_000, 28, 28),
     "t10k-labels-idx1-ubyte": (10_000,),
 }
-_TRAIN_SIZE: Final = 55_000  # of the 60,000 training images; the other 5,000 validate
+_TRAIN_SIZE: Final = 55_000  # of the 60,000 training images; the last 5,000 are for validation
 
 
-@dataclass(frozen=True, eq=False)  # eq would ask a tensor for one truth value
+@dataclass(frozen=True, eq=False)  # a generated == would fail, since comparing tensors gives tensors
 class Images:
     """One data set: N flattened images x ∈ [0, 1]^d in three splits, d = H·W.
 
-    Shapes: ``train``, ``validation`` and ``test`` are (N_split, d) in the floating dtype that was
-    torch's default when they were loaded; their labels are (N_split,) of int64, or None where the
-    images have none. Row i of a split is one image; ``row.reshape(shape)`` shows it.
+    Shapes: ``train``, ``validation`` and ``test`` are (N_split, d) in torch's default dtype at the time
+    of loading. Their labels are (N_split,) of int64, or None for images without labels. Each row of a
+    split is one image, and ``row.reshape(shape)`` gives it back as (H, W).
 
     >>> images = load("digits")
     >>> images, images.d
@@ -62,29 +61,31 @@ class Images:
 def load(dataset: str | os.PathLike[str]) -> Images:
     """Load a data set by its name, or your own images from a path.
 
-    - ``"digits"``: scikit-learn's 1,797 handwritten digits of 8 × 8, shipped with it: no network.
-    - ``"mnist"``, ``"fashion-mnist"``: 70,000 images of 28 × 28, read from the folder that the
-      environment variable ``VAEBOOK_DATA`` names (default: ``vaebook`` in the user's cache folder),
-      in torchvision's layout, and downloaded into it the first time.
-    - a path to a ``.npy`` array (N, H, W), uint8 in 0…255 or float in [0, 1]; or to a ``.npz``
-      with one such array (named ``images`` where there are several) and optionally ``labels`` (N,).
-    - a path to a folder of pictures (PNG, JPEG, …) of one size; they are sorted by file name and
-      turned to grey, and transparency is ignored. Your own images are at least 10.
+    - ``"digits"``: scikit-learn's 1,797 handwritten digits of 8 × 8. They come with scikit-learn and
+      need no network.
+    - ``"mnist"``, ``"fashion-mnist"``: 70,000 images of 28 × 28 in torchvision's layout, in the folder
+      that the environment variable ``VAEBOOK_DATA`` names (default: ``vaebook`` in the user's cache
+      folder). They are downloaded into it the first time.
+    - a path to a ``.npy`` array (N, H, W), uint8 in 0…255 or float in [0, 1]; or to a ``.npz`` with one
+      such array and optionally ``labels`` (N,). If the ``.npz`` has more arrays, this one is ``images``.
+    - a path to a folder of pictures (PNG, JPEG, …), all of the same size. They are sorted by file name
+      and turned to grey; transparency is ignored.
 
-    A known name wins over a file of the same name; write ``./digits`` for the file. Nothing that is
-    already there is ever changed or deleted.
+    Your own data need at least 10 images. A known name takes precedence over a file of the same name;
+    write ``./digits`` for the file. Existing files are never changed or deleted.
 
     The split is fixed. MNIST and Fashion-MNIST keep their authors' order: the first 55,000 training
-    images train, the last 5,000 validate, the 10,000 test images test. Everything else is permuted
-    once, by a generator of its own with the seed ``SPLIT_SEED``; then the first ⌊0.8 N⌋ images
-    train, half of the rest (rounded down) validate and the others test: 1437 / 180 / 180 digits.
+    images are for training, the last 5,000 for validation, and the 10,000 test images for testing. All
+    other data are permuted once, by a separate generator with the seed ``SPLIT_SEED``. Then the first
+    ⌊0.8 N⌋ images are for training, half of the rest (rounded down) for validation and the remainder
+    for testing: 1437 / 180 / 180 digits.
 
     Returns:
         Images: the three splits, (N_split, d), and their labels.
 
     Raises:
-        DataError: an unknown name, missing data without a network, a damaged file, or an array or
-            picture that is not images in [0, 1].
+        DataError: the name is unknown, the data are missing and cannot be downloaded, a file is damaged,
+            or an array or a picture does not hold images in [0, 1].
 
     Source: E. Alpaydin, C. Kaynak (digits, UCI); Y. LeCun, C. Cortes, C. Burges (MNIST); H. Xiao,
     K. Rasul, R. Vollgraf, arXiv:1708.07747 (Fashion-MNIST).
@@ -107,8 +108,8 @@ def load(dataset: str | os.PathLike[str]) -> Images:
 def binarise(x: Tensor, generator: torch.Generator | None) -> Tensor:
     """Stochastic binarisation: b_j ~ Bernoulli(x_j), independently for every pixel, so E[b] = x.
 
-    Shapes: x of any shape, floating, in [0, 1]; b has its shape, dtype and device. The draw
-    consumes the caller's generator (on x's device) and nothing else; None is torch's global one.
+    Shapes: x has any shape, a floating dtype and values in [0, 1]; b has x's shape, dtype and device.
+    The draws come from ``generator``, which must be on x's device; None stands for torch's global one.
 
     Raises:
         ValueError: x is not floating, or has a value outside [0, 1] (NaN included).
@@ -120,14 +121,13 @@ def binarise(x: Tensor, generator: torch.Generator | None) -> Tensor:
     tensor([0., 1., 0.])
     """
     if not x.is_floating_point():
-        raise ValueError(f"x needs a floating dtype, got {x.dtype}; uint8 images need x / 255")
+        raise ValueError(f"x needs a floating dtype, got {x.dtype}; divide uint8 images by 255")
     low, high = (float(end) for end in x.aminmax()) if x.numel() else (0.0, 1.0)
     if not (low >= 0 and high <= 1):
         raise ValueError(
-            f"x needs values in [0, 1], got {low} to {high}; "
-            "binarise the images, not logits or standardised pixels"
+            f"x needs values in [0, 1], got {low} to {high}; binarise the images, not logits or standardised pixels"
         )
-    # torch.bernoulli says the same and takes twice as long on a processor.
+    # torch.bernoulli draws from the same distribution, but takes twice as long on a CPU.
     return (torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator) < x).to(x.dtype)
 
 
@@ -143,14 +143,14 @@ def _digits() -> Images:
 
 
 def data_folder() -> Path:
-    """The folder that holds ``MNIST/raw``; an empty variable counts as unset."""
+    """The folder that contains ``MNIST/raw``. An empty environment variable counts as unset."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     chosen = os.environ.get("VAEBOOK_DATA") or f"{cache}/vaebook"
     return Path(chosen).expanduser().absolute()
 
 
 def _idx_data_set(name: str) -> Images:
-    """MNIST or Fashion-MNIST: what is there is read, and only what is missing is downloaded."""
+    """MNIST or Fashion-MNIST: downloads the files that are missing, then reads all of them."""
     from torchvision.datasets.mnist import MNIST, FashionMNIST, read_image_file, read_label_file
 
     source = MNIST if name == "mnist" else FashionMNIST
@@ -175,11 +175,11 @@ def _idx_data_set(name: str) -> Images:
 
 
 def _download(name: str, source: Any, raw: Path, missing: list[str]) -> None:
-    """Download beside the final place and move complete files only.
+    """Download into a temporary folder, then move the complete files to their place.
 
-    torchvision checks the archive's sum but not the file it unpacks from it, so a run that is
-    killed while unpacking would leave a half file under the final name. Moving also lets several
-    runs that start together download without treading on each other.
+    torchvision verifies the archive but not the file that it unpacks. A run that is killed while
+    unpacking would otherwise leave an incomplete file under the final name. This also lets several runs
+    download at the same time without disturbing one another.
     """
     folder = data_folder()
     try:
@@ -194,20 +194,20 @@ def _download(name: str, source: Any, raw: Path, missing: list[str]) -> None:
             f"{name} is not complete in {raw} and could not be downloaded ({in_one_line(error)}). "
             "Without a network, put these files there, unpacked from their .gz: "
             f"{', '.join(missing)}. If you have them elsewhere, set the environment variable "
-            f"VAEBOOK_DATA to the folder that contains {source.__name__}/raw; "
-            "the data set digits needs no download."
+            f"VAEBOOK_DATA to the folder that contains {source.__name__}/raw. "
+            "The data set digits needs no download."
         ) from error
 
 
 def _read_idx(path: Path, read: Callable[[str], Tensor]) -> Tensor:
     try:
         tensor = read(str(path))
-    except Exception as error:  # torchvision's reader trips over damage in many ways
-        raise damaged(path, in_one_line(error), "Delete it and load again") from error
+    except Exception as error:  # torchvision's reader raises many kinds of errors on damaged files
+        raise damaged(path, in_one_line(error), "Delete it and load again.") from error
     wanted = _IDX_FILES[path.name]
     if tensor.shape != wanted:
         reason = f"it needs shape {wanted}, got {tuple(tensor.shape)}"
-        raise damaged(path, reason, "Delete it and load again")
+        raise damaged(path, reason, "Delete it and load again.")
     return tensor
 
 
@@ -216,18 +216,18 @@ def _existing_path(dataset: str) -> Path:
         path = Path(dataset).expanduser()
         if dataset and path.exists():
             return path
-    except (OSError, RuntimeError):  # a name too long for a path, or ~ of a user who is not there
+    except (OSError, RuntimeError):  # the name is too long for a path, or ~user names an unknown user
         pass
     close = difflib.get_close_matches(dataset.lower(), KNOWN, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise DataError(
         f"unknown data set {dataset!r}.{hint} Known names are {', '.join(KNOWN)}; a path to a .npy "
-        f"or .npz file or to a folder of pictures works too (looked for it in {Path.cwd()})"
+        f"or .npz file or to a folder of pictures works too (searched in {Path.cwd()})."
     )
 
 
 def _permuted(name: str, x: Tensor, labels: Tensor | None) -> Images:
-    """Images x (N, H, W), permuted once and for all, then split 80 % / 10 % / 10 %."""
+    """Images x (N, H, W) in a fixed random order, split 80 % / 10 % / 10 %."""
     n_images, height, width = x.shape
     generator = torch.Generator().manual_seed(SPLIT_SEED)
     order = torch.randperm(n_images, generator=generator, device="cpu")

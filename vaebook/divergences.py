@@ -13,12 +13,12 @@ def kl_to_prior(q: DiagonalGaussian | FullGaussian) -> Tensor:
 
     .. math:: D_{\mathrm{KL}} = \tfrac12 \big( \|\mu\|^2 + \|\sigma\|^2 - 2 \cdot 1^\top \log \sigma - m \big)
 
-    for q = N(μ, diag σ²); a full covariance (diag σ + T)(diag σ + T)ᵀ adds half of T's sum of squares.
+    for q = N(μ, diag σ²). A full covariance (diag σ + T)(diag σ + T)ᵀ adds ½ Σ_ij T_ij².
 
     Shapes: ``q`` holds ``(..., m)``, the result is ``(...)``.
 
-    Source: :eq:`eq-kl-prior` of the book, without the factor m that "VAE-I basics" puts before the logarithm;
-    :eq:`eq-kl-prior-full` for a full covariance.
+    Source: :eq:`eq-kl-prior` of the book, which omits the factor m that the article "VAE-I basics" has before
+    the logarithm; :eq:`eq-kl-prior-full` for a full covariance.
 
     >>> kl_to_prior(DiagonalGaussian(torch.tensor([1.0, 0.0]), torch.zeros(2)))
     tensor(0.5000)
@@ -38,7 +38,7 @@ def kl_diagonal(q: DiagonalGaussian, p: DiagonalGaussian) -> Tensor:
     Shapes: ``(..., m)`` each, broadcasting; the result is ``(...)``.
 
     Raises:
-        ValueError: the two live on spaces of different dimension m.
+        ValueError: q and p have different dimensions m.
 
     Source: :eq:`eq-kl-gaussian` of the book.
 
@@ -48,10 +48,8 @@ def kl_diagonal(q: DiagonalGaussian, p: DiagonalGaussian) -> Tensor:
     (tensor(0.5677), tensor(2.1945))
     """
     if q.mu.shape[-1] != p.mu.shape[-1]:
-        raise ValueError(
-            f"q and p need the same dimension m, got {q.mu.shape[-1]} (q) and {p.mu.shape[-1]} (p)"
-        )
-    log_ratio = q.log_sigma - p.log_sigma  # log σ_q/σ_p: only the ratio is ever exponentiated
+        raise ValueError(f"q and p need the same dimension m, got {q.mu.shape[-1]} (q) and {p.mu.shape[-1]} (p)")
+    log_ratio = q.log_sigma - p.log_sigma  # log σ_q/σ_p; exp is taken of this ratio only
     distance = (q.mu - p.mu) * (-p.log_sigma).exp()
     return (0.5 * ((2 * log_ratio).exp() + distance.square() - 1) - log_ratio).sum(-1)  # (..., m) -> (...)
 
@@ -61,7 +59,7 @@ def kl_quadrature(log_q: LogDensity, log_p: LogDensity, on: Grid) -> Tensor:
 
     Args:
         log_q, log_p: functions from points ``(n^m, m)`` to log densities ``(..., n^m)``, Gaussian or not.
-        on: a grid that holds practically all of q's mass.
+        on: a grid that covers practically all of q's mass.
 
     Returns: shape ``(...)``.
 
@@ -83,12 +81,12 @@ def kl_monte_carlo(
     r"""D_KL(q‖p) ≈ (1/L) Σ_l [log q(z_l) − log p(z_l)] with z_l ~ q, in nats, with its standard error.
 
     Args:
-        q: one density (shape ``(m,)``), from which the samples come.
+        q: one density, of shape ``(m,)``; the samples are drawn from it.
         log_p: a function from samples ``(L, m)`` to log densities ``(L,)``.
         n_samples: L, at least 2.
 
     Raises:
-        ValueError: ``q`` is a batch of densities, or fewer than two samples are asked for.
+        ValueError: ``q`` is a batch of densities, or ``n_samples`` is less than 2.
 
     Source: :eq:`eq-kl-monte-carlo` of the book.
 
@@ -98,10 +96,11 @@ def kl_monte_carlo(
     """
     if q.mu.ndim != 1:
         raise ValueError(
-            f"q needs to be one density, of shape (m,), got a batch of shape {tuple(q.mu.shape)}"
+            f"q needs to be one density, of shape (m,), got a batch of shape {tuple(q.mu.shape)}; "
+            "pass one row at a time"
         )
     if n_samples < 2:
-        raise ValueError(f"n_samples needs to be at least 2 to tell a standard error, got {n_samples}")
+        raise ValueError(f"n_samples needs to be at least 2 for a standard error, got {n_samples}")
     with torch.no_grad():
         z = q.rsample((n_samples,), generator)  # (L, m)
         return monte_carlo(q.log_prob(z) - log_p(z))

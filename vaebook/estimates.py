@@ -1,4 +1,4 @@
-"""A Monte Carlo result is two numbers: the mean and its standard error."""
+"""Monte Carlo results: a mean and its standard error."""
 
 import math
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Estimate(NamedTuple):
-    """A Monte Carlo mean with its standard error; both in the unit of what was averaged."""
+    """A Monte Carlo mean and its standard error, both in the unit of the averaged quantity."""
 
     value: float
     stderr: float
@@ -20,12 +20,12 @@ class Estimate(NamedTuple):
         2.0
         """
         error = self.value - truth
-        if self.stderr == 0:  # every draw was the same: either exactly right, or infinitely far off
+        if self.stderr == 0:  # all draws were equal: the error is 0 or infinitely many standard errors
             return 0.0 if error == 0 else math.copysign(math.inf, error)
         return error / self.stderr
 
     def __str__(self) -> str:
-        """Value ± standard error, rounded to two digits of the latter.
+        """Value ± standard error, rounded to two digits of the standard error.
 
         >>> print(Estimate(-12.34567, 0.0123))
         -12.346 ± 0.012
@@ -40,10 +40,10 @@ def exceeds(left: Tensor, right: Tensor) -> bool:
     """Whether left is larger than right by more than three standard errors, on the same examples.
 
     Args:
-        left, right: one number for each example, ``(N,)``; or a row for each model, ``(k, N)``, and then all
-            rows have to exceed.
+        left, right: one number for each example, ``(N,)``; or one row for each model, ``(k, N)``, and then
+            every row of left has to be larger.
 
-    >>> x = torch.linspace(0, 100, 50)         # examples differ a lot, and the difference hardly does
+    >>> x = torch.linspace(0, 100, 50)         # x varies much, the difference little
     >>> exceeds(x + torch.tensor([0.9, 1.1]).repeat(25), x)
     True
     """
@@ -57,10 +57,10 @@ def monte_carlo(samples: Tensor) -> Estimate:
               \mathrm{se} = \sqrt{\frac{1}{L (L - 1)} \sum_l (f_l - \hat I)^2}
 
     Args:
-        samples: one number for each independent draw, at least two; any shape, all entries count.
+        samples: one number for each independent draw, at least two; a tensor of any shape.
 
     Raises:
-        ValueError: fewer than two samples, from which no standard error can be told.
+        ValueError: there are fewer than two samples, too few for a standard error.
 
     Source: :eq:`def-standard-error` of the book.
 
@@ -68,6 +68,6 @@ def monte_carlo(samples: Tensor) -> Estimate:
     Estimate(value=2.0, stderr=0.577...)
     """
     if samples.numel() < 2:
-        raise ValueError(f"samples needs at least 2 draws to tell a standard error, got {samples.numel()}")
+        raise ValueError(f"samples needs at least 2 draws for a standard error, got {samples.numel()}")
     draws = samples.detach().double().flatten()
     return Estimate(draws.mean().item(), (draws.std() / math.sqrt(draws.numel())).item())

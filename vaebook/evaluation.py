@@ -1,4 +1,4 @@
-"""How good a trained model is on data it has not seen: its log-likelihood by importance weighting."""
+"""The log-likelihood of a trained model on held-out data, estimated by importance weighting."""
 
 import math
 
@@ -8,30 +8,28 @@ from torch import Generator, Tensor
 from vaebook.models import VAE
 from vaebook.objectives import check_samples, log_weights
 
-# Images decoded at once: 2048 of 784 pixels, 6 MB in float32; what a step makes of them stays in the cache.
+# Images decoded at once: 2048 of 784 pixels are 6 MB in float32, so that intermediate results fit the cache.
 AT_ONCE = {"cpu": 2**11, "cuda": 2**17}
-BATCH = 32  # few examples and many draws of each: every part of the draws encodes its examples again
+BATCH = 32  # few examples with many draws each, because each chunk of draws encodes its examples again
 
 
 @torch.no_grad()
-def log_likelihood(
-    model: VAE, x: Tensor, n_samples: int = 5000, generator: Generator | None = None
-) -> Tensor:
+def log_likelihood(model: VAE, x: Tensor, n_samples: int = 5000, generator: Generator | None = None) -> Tensor:
     r"""log p_θ(x) ≈ log (1/K) Σ_k w_k for each example, in nats, shape ``(B,)``.
 
     .. math:: w_k = \frac{p_\theta(x \mid z_k) \, \pi(z_k)}{q_\phi(z_k \mid x)}, \qquad z_k \sim q_\phi(z|x)
 
-    The same quantity as :func:`vaebook.objectives.importance_weighted_bound`, in memory that does not grow
-    with K or the number of examples. It lies below log p_θ(x) on average, and closes in on it as K grows.
+    The same quantity as :func:`vaebook.objectives.importance_weighted_bound`, but its memory does not grow
+    with K or with the number of examples. On average it lies below log p_θ(x), and it converges as K grows.
 
     Args:
-        model: any VAE; it is not changed, and no gradient is kept.
+        model: any VAE. It is not changed, and no gradients are recorded.
         x: data, shape ``(B, d)``.
         n_samples: K ≥ 1.
-        generator: the source of the noise, on x's device; torch's global one where there is none.
+        generator: the source of the noise, on x's device; None stands for torch's global one.
 
     Raises:
-        ValueError: ``n_samples`` is less than 1, or x has not d features.
+        ValueError: ``n_samples`` is less than 1, or x does not have d features.
 
     Source: :eq:`eq-importance-bound` of the book; Burda, Grosse and Salakhutdinov 2016.
 
@@ -44,7 +42,7 @@ def log_likelihood(
 
 
 def running_logsumexp(model: VAE, x: Tensor, n_samples: int, generator: Generator | None) -> Tensor:
-    """log (1/K) Σ_k w_k for one batch, a part of the K draws at a time."""
+    """log (1/K) Σ_k w_k for one batch, computed in chunks of the K draws."""
     total = x.new_full(x.shape[:1], -math.inf)
     chunk = max(1, AT_ONCE.get(x.device.type, AT_ONCE["cpu"]) // len(x))
     for start in range(0, n_samples, chunk):

@@ -1,7 +1,7 @@
-"""The latent plane of a trained model to move through, in a page without a kernel.
+"""An interactive view of a trained model's latent plane, for a page without a kernel.
 
-A self-contained piece of HTML: the decoder's weights, its own script and style, and a picture for where
-scripts are off. Nothing here trains or draws a random number.
+It is a self-contained piece of HTML: the decoder's weights, a script, a style, and a picture that is shown
+when scripts are off. This module does not train, and draws no random numbers.
 """
 
 import base64
@@ -30,12 +30,12 @@ ALT = (
 
 @dataclass(frozen=True)
 class Explorer:
-    """What :func:`explorer` returns: HTML for a notebook and a page, a PNG for a PDF.
+    """The result of :func:`explorer`: HTML for notebooks and pages, a PNG for a PDF.
 
     In the book, ``{glue} explorer`` with the option ``:doc:`` shows a chapter's explorer on another page.
 
-    In the page, ``document.querySelector(".vaebook-explorer").explorer`` answers questions:
-    ``decode(z)`` is f_θ(z), ``terms(z)`` the numbers of the table, ``moveTo(z)`` moves there.
+    Scripts on the page can use ``document.querySelector(".vaebook-explorer").explorer``: ``decode(z)``
+    returns f_θ(z), ``terms(z)`` returns the numbers of the table, and ``moveTo(z)`` moves to z.
     """
 
     summary: str
@@ -47,8 +47,8 @@ class Explorer:
 
     def _repr_html_(self) -> str:
         css, js = (files("vaebook").joinpath(f"explorer.{kind}").read_text("utf-8") for kind in ("css", "js"))
-        # The picture comes first and stays until the script has taken over: it is all that remains where
-        # scripts are off, or in JupyterLab before the notebook is trusted.
+        # The picture comes first and is shown until the script runs. It stays if scripts are off, or in
+        # JupyterLab as long as the notebook is not trusted.
         return (
             f'<div class="vaebook-explorer"><style>\n{css}</style>\n'
             f'<img src="data:image/png;base64,{base64.b64encode(self.png).decode()}" alt="{ALT}">\n'
@@ -58,25 +58,25 @@ class Explorer:
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, object]]:
         png = base64.b64encode(self.png).decode()
         bundle = {"text/plain": repr(self), "text/html": self._repr_html_(), "image/png": png}
-        # myst-nb's "glue" reads this: any page of the book may show the output again, by this name.
+        # myst-nb's "glue" reads this, so that any page of the book can show the output by this name.
         return bundle, {"scrapbook": {"name": "explorer", "mime_prefix": ""}}
 
 
 def explorer(model: VAE, x: Tensor, labels: Tensor | None, shape: tuple[int, int]) -> Explorer:
-    """An explorer of the plane of z: where q_φ(z|x) lies, f_θ(z), and the terms of 𝓛 at every z.
+    """An explorer of the plane of z. It shows q_φ(z|x), f_θ(z), and the terms of 𝓛 at every z.
 
-    The reader chooses among one image of each class, the first in x (without labels, the first ten images).
-    For these the page holds both terms of 𝓛, E_q[log p_θ(x|z)] by quadrature and the KL in closed form.
+    The reader can choose the first image of each class in x (without labels, one of the first ten images).
+    For these the page holds both terms of 𝓛: E_q[log p_θ(x|z)] by quadrature and the KL in closed form.
 
     Args:
-        model: m = 2, an encoder with diagonal q, and a Gaussian decoder from :func:`vaebook.models.mlp`.
-        x: the images that the plane shows, shape ``(n, d)``; a few hundred.
+        model: m = 2, an encoder with diagonal q, and a Gaussian decoder with :func:`vaebook.models.mlp`.
+        x: the images to show in the plane, shape ``(n, d)``; a few hundred.
         labels: their classes, shape ``(n,)``, or None.
         shape: height and width of an image.
 
     Raises:
-        ValueError: the model has not two latent dimensions, or ``shape`` does not hold d pixels.
-        TypeError: q is not diagonal, or the decoder not an MLP with tanh and Gaussian pixels.
+        ValueError: the model does not have two latent dimensions, or ``shape`` does not have d pixels.
+        TypeError: q is not diagonal, or the decoder is not a Gaussian decoder with a tanh MLP.
 
     Source: :eq:`def-decoder`, :eq:`eq-elbo-reconstruction`, :eq:`def-importance-weight` of the book.
 
@@ -113,23 +113,25 @@ def explorer(model: VAE, x: Tensor, labels: Tensor | None, shape: tuple[int, int
 
 
 def check(model: VAE, x: Tensor, shape: tuple[int, int]) -> None:
-    """Raise where the page could not compute what the model computes."""
+    """Raise ``ValueError`` or ``TypeError`` if the page cannot reproduce the model."""
     if model.latent_dim != 2:
-        raise ValueError(f"model needs latent_dim = 2 to fill a plane, got {model.latent_dim}")
+        raise ValueError(f"model needs latent_dim = 2, got {model.latent_dim}")
     check_input(model, x)
     if shape[0] * shape[1] != model.d:
-        raise ValueError(f"shape needs {model.d} pixels, got {shape[0]} × {shape[1]}")
+        raise ValueError(
+            f"shape needs {model.d} pixels, got {shape[0]} × {shape[1]}; give the images' height and width"
+        )
     network = getattr(model.decoder, "network", None)
     if not isinstance(model.decoder, GaussianDecoder) or not isinstance(network, nn.Sequential):
         raise TypeError(f"model needs a GaussianDecoder with an mlp, got {type(model.decoder).__name__}")
     for k, layer in enumerate(network):
         wanted = (nn.Linear, nn.Tanh)[k % 2]
         if not isinstance(layer, wanted):
-            raise TypeError(f"layer {k} of the decoder needs to be {wanted.__name__}, got {layer}")
+            raise TypeError(f"layer {k} of the decoder needs to be {wanted.__name__}, got {layer}; use mlp")
 
 
 def choices(labels: Tensor | None, n: int) -> list[int]:
-    """Rows of the images to choose from, ten at most: the first of each class, in the order of classes.
+    """Row numbers of the images to choose from, at most ten: the first of each class, sorted by class.
 
     >>> choices(torch.tensor([7, 1, 7, 0]), 4)
     [3, 1, 0]
@@ -140,16 +142,16 @@ def choices(labels: Tensor | None, n: int) -> list[int]:
 
 
 def expected_log_likelihood(model: VAE, q: DiagonalGaussian, x: Tensor) -> Tensor:
-    """E_q[log p_θ(x|z)] for each image, by quadrature over ε in z = μ + σ ⊙ ε: shape ``(k,)``, in nats."""
+    """E_q[log p_θ(x|z)] for each image, by quadrature over ε in z = μ + σ ⊙ ε; shape ``(k,)``, in nats."""
     on = grid(-6, 6, 49, m=2)
     epsilon = on.points.to(x)[:, None]  # (49², 1, 2)
-    log_p = model.prior().log_prob(epsilon).T  # ε is standard normal, as π is: (1, 49²)
+    log_p = model.prior().log_prob(epsilon).T  # ε has the density of π, N(0, I): (1, 49²)
     log_likelihood = model.decode(q.mu + q.sigma * epsilon).log_prob(x)  # (49², k)
     return expectation(log_p, log_likelihood.T, on)
 
 
 def quantised(network: nn.Sequential) -> tuple[list[int], Tensor, Tensor]:
-    """Widths; for each layer a scale; all of its (W | b), row by row, as whole numbers up to 32767 of it.
+    """Widths, one scale for each layer, and all (W | b) / scale row by row, rounded to integers up to ±32767.
 
     >>> widths, scales, weights = quantised(nn.Sequential(nn.Linear(2, 3)))
     >>> widths, scales.shape, weights.shape, weights.abs().max()
@@ -163,14 +165,14 @@ def quantised(network: nn.Sequential) -> tuple[list[int], Tensor, Tensor]:
 
 
 def pack(values: Tensor, dtype: str = "<f4") -> str:
-    """The numbers, row by row and little-endian, in base64."""
+    """The numbers in base64, row by row and little-endian."""
     return base64.b64encode(values.detach().cpu().numpy().astype(dtype).tobytes()).decode()
 
 
 def picture(q: DiagonalGaussian, labels: Tensor | None, pairs: Tensor, shape: tuple[int, int]) -> bytes:
-    """The static picture, as PNG: the plane, and images beside their reconstructions, pairs ``(2k, d)``."""
+    """The static picture as PNG: the plane, and images beside reconstructions, as pairs ``(2k, d)``."""
     with plt.style.context(figures.STYLE):
-        figure = Figure(figsize=(6.4, 5))  # not plt.figure: a notebook would show it a second time
+        figure = Figure(figsize=(6.4, 5))  # a notebook would show a plt.figure twice
         left, right = figure.subplots(1, 2, width_ratios=(5, 1))
         figures.latent_map(q.mu, labels, q.sigma, left)
         figures.image_grid(pairs, shape, 2, right, "$x$ and $f_\\theta(\\mu(x))$")

@@ -1,6 +1,6 @@
-"""Pictures of what a VAE learned: tensors in, Axes out.
+"""Figures of what a VAE has learned: functions from tensors to Axes.
 
-Nothing here samples, trains or draws a random number: adding a figure cannot change a result.
+They draw no random numbers and train nothing, so adding a figure cannot change a result.
 """
 
 import math
@@ -19,12 +19,12 @@ STYLE = "vaebook.book"
 
 
 def use_style() -> None:
-    """Give all figures from here on the look of the book."""
+    """Use the book's style for all later figures."""
     plt.style.use(STYLE)
 
 
 def tile(images: Tensor, shape: tuple[int, int], columns: int) -> np.ndarray:
-    """Lay images ``(n, d)`` out row by row in one large picture, with a thin white frame round each.
+    """Lay out images ``(n, d)`` row by row in one large picture, with a thin white frame around each.
 
     >>> tile(torch.zeros(6, 64), (8, 8), columns=3).shape
     (18, 27)
@@ -33,7 +33,7 @@ def tile(images: Tensor, shape: tuple[int, int], columns: int) -> np.ndarray:
     if images.ndim != 2 or images.shape[1] != height * width:
         raise ValueError(f"images needs shape (n, {height * width}) for {shape}, got {tuple(images.shape)}")
     rows = math.ceil(len(images) / columns)
-    canvas = np.full((rows * (height + 1), columns * (width + 1)), np.nan)  # NaN shows as the white page
+    canvas = np.full((rows * (height + 1), columns * (width + 1)), np.nan)  # NaN is drawn white
     for k, image in enumerate(images.detach().cpu().reshape(-1, height, width).numpy()):
         top, left = (k // columns) * (height + 1), (k % columns) * (width + 1)
         canvas[top : top + height, left : left + width] = image
@@ -43,7 +43,7 @@ def tile(images: Tensor, shape: tuple[int, int], columns: int) -> np.ndarray:
 def image_grid(
     images: Tensor, shape: tuple[int, int], columns: int = 10, ax: Axes | None = None, title: str = ""
 ) -> Axes:
-    """Show images ``(n, d)`` in a grid; 0 is white, 1 is black, and values beyond are clipped.
+    """Show images ``(n, d)`` in a grid; 0 is white, 1 is black, and values outside [0, 1] are clipped.
 
     >>> image_grid(torch.rand(20, 64), (8, 8)).get_title()
     ''
@@ -56,13 +56,13 @@ def image_grid(
 
 
 def reconstructions(x: Tensor, f: Tensor, shape: tuple[int, int], ax: Axes | None = None) -> Axes:
-    """Data x ``(n, d)`` above what the decoder makes of them, f ``(n, d)``.
+    """Data x ``(n, d)`` above their reconstructions f ``(n, d)``.
 
     >>> reconstructions(torch.rand(9, 64), torch.rand(9, 64), (8, 8)).get_title(loc="left")
     'data above, reconstructions below'
     """
     if x.shape != f.shape:
-        raise ValueError(f"x and f need one shape, got {tuple(x.shape)} and {tuple(f.shape)}")
+        raise ValueError(f"x and f need the same shape, got {tuple(x.shape)} and {tuple(f.shape)}")
     both = torch.cat([x, f])
     return image_grid(both, shape, columns=len(x), ax=ax, title="data above, reconstructions below")
 
@@ -76,10 +76,8 @@ def samples(f: Tensor, shape: tuple[int, int], ax: Axes | None = None) -> Axes:
     return image_grid(f, shape, ax=ax, title="decoded draws from the prior")
 
 
-def latent_map(
-    mu: Tensor, labels: Tensor | None = None, sigma: Tensor | None = None, ax: Axes | None = None
-) -> Axes:
-    """Where the encoder puts the data: μ ``(n, 2)``, coloured by class, with its one-σ ellipses if given.
+def latent_map(mu: Tensor, labels: Tensor | None = None, sigma: Tensor | None = None, ax: Axes | None = None) -> Axes:
+    """The codes of the data: μ ``(n, 2)``, coloured by class, and their one-σ ellipses if σ is given.
 
     The dashed circles hold 50 % and 95 % of the prior N(0, I_2).
 
@@ -104,7 +102,7 @@ def latent_map(
         scatter_classes(points, labels.cpu().numpy(), ax)
     angle = np.linspace(0, 2 * np.pi, 200)
     for share in (0.5, 0.95):
-        radius = math.sqrt(-2 * math.log(1 - share))  # ‖z‖² is χ² with two degrees of freedom
+        radius = math.sqrt(-2 * math.log(1 - share))  # ‖z‖² has a χ² distribution with 2 degrees of freedom
         ax.plot(radius * np.cos(angle), radius * np.sin(angle), color="0.3", linewidth=0.8, linestyle="--")
     ax.margins(0.1)  # room for the outermost ellipses
     ax.set_aspect("equal")
@@ -114,8 +112,8 @@ def latent_map(
 
 
 def scatter_classes(points: np.ndarray, labels: np.ndarray, ax: Axes) -> None:
-    """Points ``(n, 2)`` as the digit of their class, so that colour is never the only clue."""
-    colours = 0.8 * np.array(plt.color_sequences["tab10"])  # darker: thin numerals need contrast
+    """Draw points ``(n, 2)`` as the digits of their classes, so that readers do not depend on colour."""
+    colours = 0.8 * np.array(plt.color_sequences["tab10"])  # darker, for the contrast of thin numerals
     for label in np.unique(labels):
         chosen = labels == label
         ax.scatter(
@@ -129,11 +127,11 @@ def scatter_classes(points: np.ndarray, labels: np.ndarray, ax: Axes) -> None:
         )
 
 
-def prior_quantiles(n: int, dtype: torch.dtype | None = None) -> Tensor:
+def prior_quantiles(n: int) -> Tensor:
     """An n × n grid of latent points at the quantiles 1/2n, 3/2n, … of N(0, I_2), shape ``(n², 2)``.
 
-    Each point stands for the same share of the prior. Row by row from the top: z_1 grows to the right,
-    z_2 upwards, as in :func:`latent_map`.
+    Each point represents the same probability of the prior. The rows go from top to bottom: z_1 grows to the
+    right and z_2 upwards, as in :func:`latent_map`.
 
     >>> prior_quantiles(2)
     tensor([[-0.6745,  0.6745],
@@ -142,20 +140,20 @@ def prior_quantiles(n: int, dtype: torch.dtype | None = None) -> Tensor:
             [ 0.6745, -0.6745]])
     """
     share = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    quantile = torch.special.ndtri(share).to(dtype or torch.get_default_dtype())
+    quantile = torch.special.ndtri(share).to(torch.get_default_dtype())
     z_2, z_1 = torch.meshgrid(quantile.flip(0), quantile, indexing="ij")
     return torch.stack([z_1, z_2], -1).reshape(-1, 2)  # (n, n, 2) -> (n², 2)
 
 
 def manifold(f: Tensor, shape: tuple[int, int], ax: Axes | None = None) -> Axes:
-    """The decoded :func:`prior_quantiles`, f ``(n², d)``, in their places: the manifold that z parametrises.
+    """The decoded :func:`prior_quantiles`, f ``(n², d)``, at their places in the latent plane.
 
     >>> manifold(torch.rand(100, 64), (8, 8)).get_xlabel()
     '$z_1$, in quantiles of the prior'
     """
     n = math.isqrt(len(f))
     if n * n != len(f):
-        raise ValueError(f"f needs n² rows, from prior_quantiles(n), got {len(f)}")
+        raise ValueError(f"f needs n² rows, got {len(f)}; decode prior_quantiles(n)")
     ax = axes_or_new(ax, figsize=(6, 6))
     ax.imshow(tile(f, shape, columns=n), vmin=0, vmax=1, extent=(0, 1, 0, 1))
     for axis in (ax.xaxis, ax.yaxis):
@@ -166,7 +164,7 @@ def manifold(f: Tensor, shape: tuple[int, int], ax: Axes | None = None) -> Axes:
 
 
 def traversals(f: Tensor, shape: tuple[int, int], values: Sequence[float], ax: Axes | None = None) -> Axes:
-    """One latent coordinate a row, one value of it a column: f ``(m, len(values), d)``, the others fixed.
+    """Decoded images f ``(m, len(values), d)``: row j varies z_j through the values and fixes the others.
 
     >>> traversals(torch.rand(3, 5, 64), (8, 8), [-2, -1, 0, 1, 2]).get_xlabel()
     'value of the coordinate'
@@ -179,23 +177,19 @@ def traversals(f: Tensor, shape: tuple[int, int], values: Sequence[float], ax: A
     ax.set_axis_on()
     ax.spines[:].set_visible(False)
     ax.set_xticks([(k + 0.5) * (width + 1) - 1 for k in range(len(values))], [f"${v:g}$" for v in values])
-    ax.set_yticks(
-        [(j + 0.5) * (height + 1) - 1 for j in range(len(f))], [f"$z_{{{j + 1}}}$" for j in range(len(f))]
-    )
+    ax.set_yticks([(j + 0.5) * (height + 1) - 1 for j in range(len(f))], [f"$z_{{{j + 1}}}$" for j in range(len(f))])
     ax.tick_params(length=0)
     ax.set_xlabel("value of the coordinate")
     return ax
 
 
-def training_curves(history: History, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
-    """J with its two parts, and 𝓛, over the epochs: training thin, validation thick.
+def training_curves(history: History) -> Sequence[Axes]:
+    """J with its two parts, and 𝓛, over the epochs; thin lines for training, thick ones for validation.
 
     >>> [ax.get_ylabel() for ax in training_curves(History())]
     ['mean per image', '$\\\\mathcal{L}$ in nats per image']
     """
-    if axes is None:
-        axes = plt.subplots(1, 2)[1]
-    left, right = axes
+    left, right = axes = plt.subplots(1, 2)[1]
     epochs = range(1, len(history) + 1)
     names = {"J": "$J$", "J_recon": r"$J_\mathrm{recon}$", "J_KL": r"$J_\mathrm{KL}$"}
     for k, (name, label) in enumerate(names.items()):

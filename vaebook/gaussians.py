@@ -1,7 +1,7 @@
-"""Gaussians built from the mean μ and the *logarithm* of the standard deviation: diagonal, and full.
+"""Gaussians with diagonal or full covariance, built from the mean μ and the *logarithm* of σ.
 
-The networks of the book emit log σ (:eq:`def-encoder`), so that is what these classes keep. Nothing here goes
-through ``exp`` and back through ``log``: that round trip is where small and large σ lose their digits.
+The book's networks emit log σ (:eq:`def-encoder`), and these classes store it. They never compute
+log(exp(log σ)), which would lose digits for small and large σ.
 """
 
 import math
@@ -14,7 +14,7 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 class DiagonalGaussian:
-    r"""The density N(μ, diag σ²) on R^m, for a whole batch of means and widths at once.
+    r"""The density N(μ, diag σ²) on R^m, for a batch of means and standard deviations.
 
     .. math:: \log N(z \mid \mu, \operatorname{diag} \sigma^2)
               = -\tfrac12 \sum_j \Big(\frac{z_j - \mu_j}{\sigma_j}\Big)^2
@@ -22,14 +22,14 @@ class DiagonalGaussian:
 
     Args:
         mu: means μ, shape ``(..., m)``.
-        log_sigma: log σ, any shape that broadcasts against ``mu``; a scalar tensor gives one width to all.
+        log_sigma: log σ, any shape that broadcasts against ``mu``; a scalar tensor is one width for all.
 
     Values and gradients are finite for log σ from −40 to 40 in float64 and from −20 to 20 in float32.
-    Densities and entropies are in nats, one number for each row: the last axis is summed over.
+    Log densities and entropies are in nats and summed over the last axis: one number for each row.
 
     Raises:
-        ValueError: the two shapes do not broadcast, or ``mu`` has no axis.
-        TypeError: a tensor is not of a floating-point type, or the two types differ.
+        ValueError: the shapes do not broadcast, or ``mu`` is a scalar.
+        TypeError: a tensor does not have a floating-point type, or the two types differ.
 
     Source: :eq:`def-gaussian` of the book; Bishop, "Pattern Recognition and Machine Learning", section 2.3.
 
@@ -43,26 +43,25 @@ class DiagonalGaussian:
     def __init__(self, mu: Tensor, log_sigma: Tensor) -> None:
         for name, value in (("mu", mu), ("log_sigma", log_sigma)):
             if not value.is_floating_point():
-                raise TypeError(
-                    f"{name} needs a floating-point tensor, got {value.dtype}; call .double() on it first"
-                )
+                raise TypeError(f"{name} needs a floating-point tensor, got {value.dtype}; call .double() on it first")
         if mu.dtype != log_sigma.dtype:
-            raise TypeError(f"mu and log_sigma need one type, got {mu.dtype} and {log_sigma.dtype}")
-        if mu.ndim == 0:
-            raise ValueError(
-                "mu needs at least one axis, of length m, got a scalar; call .reshape(1) on it first"
+            raise TypeError(
+                f"mu and log_sigma need the same type, got {mu.dtype} and {log_sigma.dtype}; "
+                "convert one of them with .to()"
             )
+        if mu.ndim == 0:
+            raise ValueError("mu needs at least one axis, of length m, got a scalar; call .reshape(1) on it first")
         try:
             self.mu, self.log_sigma = torch.broadcast_tensors(mu, log_sigma)
         except RuntimeError:
             raise ValueError(
                 f"log_sigma needs a shape that broadcasts against mu's {tuple(mu.shape)}, "
-                f"got {tuple(log_sigma.shape)}"
+                f"got {tuple(log_sigma.shape)}; give it mu's shape, or one value for all"
             ) from None
 
     @property
     def mean(self) -> Tensor:
-        """The mean μ, shape ``(..., m)``, under the name that ``torch.distributions`` uses."""
+        """The mean μ, shape ``(..., m)``; ``torch.distributions`` uses this name too."""
         return self.mu
 
     @property
@@ -71,13 +70,13 @@ class DiagonalGaussian:
         return self.log_sigma.exp()
 
     def rsample(self, sample_shape: Sequence[int] = (), generator: Generator | None = None) -> Tensor:
-        r"""Draw z = μ + σ ⊙ ε with ε ~ N(0, I_m), so that gradients reach μ and log σ.
+        r"""Draw z = μ + σ ⊙ ε with ε ~ N(0, I_m), differentiable in μ and log σ.
 
-        Shapes: ``sample_shape + (..., m)``. The noise comes from ``generator`` if there is one, else from
-        torch's global one; it lives on the device of ``mu``. Source: :eq:`eq-reparametrisation` of the book.
+        Shape: ``sample_shape + (..., m)``. The noise comes from ``generator``, which must be on the device of
+        ``mu``; None stands for torch's global one. Source: :eq:`eq-reparametrisation` of the book.
 
         >>> q = DiagonalGaussian(torch.tensor([1.0]), torch.tensor([-20.0]))
-        >>> q.rsample((2,), torch.Generator().manual_seed(0))           # a needle at 1
+        >>> q.rsample((2,), torch.Generator().manual_seed(0))           # σ = 2e-9: all draws are near 1
         tensor([[1.],
                 [1.]])
         """
@@ -91,13 +90,13 @@ class DiagonalGaussian:
         >>> DiagonalGaussian(torch.zeros(1), torch.zeros(1)).log_prob(torch.tensor([[0.0], [1.0]]))
         tensor([-0.9189, -1.4189])
         """
-        # Divide by sigma as exp(-log_sigma), before the square: the square of a huge σ alone would overflow.
+        # Multiply by exp(-log_sigma) before squaring: the square of a huge σ would overflow.
         standardised = (z - self.mu) * (-self.log_sigma).exp()
-        # The constant belongs once to each dimension, inside the sum: outside it would be counted m times.
+        # The constant is added once for each dimension, so it stands inside the sum over m.
         return (-0.5 * standardised.square() - self.log_sigma - 0.5 * LOG_2PI).sum(-1)  # (..., m) -> (...)
 
     def entropy(self) -> Tensor:
-        r"""H = Σ_j log σ_j + (m/2)(1 + log 2π), in nats; shape ``(...)``. Negative for narrow densities.
+        r"""H = Σ_j log σ_j + (m/2)(1 + log 2π), in nats; shape ``(...)``. It is negative for small σ.
 
         Source: :eq:`eq-gaussian-entropy` of the book.
 
@@ -108,22 +107,22 @@ class DiagonalGaussian:
 
 
 class FullGaussian:
-    r"""The density N(μ, Σ) on R^m with any covariance Σ = CCᵀ, by its Cholesky factor C = diag(σ) + T.
+    r"""The density N(μ, Σ) on R^m with any covariance Σ = CCᵀ and its Cholesky factor C = diag(σ) + T.
 
     .. math:: \log N(z \mid \mu, CC^\top) = -\tfrac12 \norm{C^{-1} (z - \mu)}^2
               - \sum_j \log \sigma_j - \tfrac m2 \log 2\pi
 
     Args:
         mu: means μ, shape ``(..., m)``.
-        log_sigma: logarithm of the diagonal of C, same shape. With T = 0 these are the standard deviations.
-        below: T, shape ``(..., m, m)``; only what lies strictly below the diagonal counts.
+        log_sigma: log σ, where σ is C's diagonal, shape ``(..., m)``. If T = 0, σ is the standard deviation.
+        below: T, shape ``(..., m, m)``; only the entries strictly below the diagonal are used.
 
-    Three free tensors, no constraint: every choice is a covariance, and every covariance is one choice.
-    Densities and entropies are in nats, as those of :class:`DiagonalGaussian`.
+    The three tensors are unconstrained: each choice gives a covariance, and each covariance has exactly one
+    choice. Units as for :class:`DiagonalGaussian`.
 
     Raises:
-        ValueError: the shapes do not fit.
-        TypeError: as :class:`DiagonalGaussian`.
+        ValueError: the shapes do not fit, or the type of ``below`` is not that of ``mu``.
+        TypeError: as for :class:`DiagonalGaussian`.
 
     Source: :eq:`def-full-gaussian` of the book.
 
@@ -136,13 +135,13 @@ class FullGaussian:
     """
 
     def __init__(self, mu: Tensor, log_sigma: Tensor, below: Tensor) -> None:
-        diagonal = DiagonalGaussian(mu, log_sigma)  # its checks are wanted here too
+        diagonal = DiagonalGaussian(mu, log_sigma)  # checks mu and log_sigma
         self.mu, self.log_sigma = diagonal.mu, diagonal.log_sigma
         wanted = (*self.mu.shape, self.mu.shape[-1])
         if below.shape != wanted or below.dtype != mu.dtype:
             raise ValueError(
-                f"below needs shape {wanted} and type {mu.dtype}, one m × m matrix for each row of mu, "
-                f"got {tuple(below.shape)} and {below.dtype}"
+                f"below needs shape {wanted} and type {mu.dtype}, got {tuple(below.shape)} and "
+                f"{below.dtype}; pass one m × m matrix for each row of mu"
             )
         self.below = below.tril(-1)
 
@@ -162,7 +161,7 @@ class FullGaussian:
         return self.cholesky @ self.cholesky.mT
 
     def rsample(self, sample_shape: Sequence[int] = (), generator: Generator | None = None) -> Tensor:
-        """Draw z = μ + Cε with ε ~ N(0, I_m); shapes and noise as :meth:`DiagonalGaussian.rsample`."""
+        """Draw z = μ + Cε with ε ~ N(0, I_m); shape and noise as in :meth:`DiagonalGaussian.rsample`."""
         shape = (*sample_shape, *self.mu.shape)
         epsilon = torch.randn(shape, dtype=self.mu.dtype, device=self.mu.device, generator=generator)
         return self.mu + (self.cholesky @ epsilon.unsqueeze(-1)).squeeze(-1)  # (..., m, m) @ (..., m, 1)
@@ -174,5 +173,5 @@ class FullGaussian:
         return (-0.5 * standardised.square() - self.log_sigma - 0.5 * LOG_2PI).sum(-1)  # (..., m) -> (...)
 
     def entropy(self) -> Tensor:
-        """H = Σ_j log σ_j + (m/2)(1 + log 2π), in nats; shape ``(...)``: T turns volume, and keeps it."""
+        """H = Σ_j log σ_j + (m/2)(1 + log 2π), in nats; shape ``(...)``. It does not depend on T."""
         return (self.log_sigma + 0.5 * (1 + LOG_2PI)).sum(-1)  # (..., m) -> (...)

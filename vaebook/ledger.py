@@ -1,7 +1,7 @@
-"""What a chapter claims and what it measured.
+"""Checks of a chapter's claims, and records of its measurements.
 
-:func:`check` compares the two sides of a labelled equation and shows one quiet line. :func:`record` binds a
-measured number to a name, under which the prose quotes it.
+:func:`check` compares the two sides of a labelled equation and shows one line. :func:`record` binds a
+measured number to a name, by which the prose quotes it.
 """
 
 import html
@@ -18,15 +18,16 @@ from vaebook.estimates import Estimate
 Kind = Literal["exact", "quadrature"]
 Relation = Literal["=", "<=", ">="]
 
-# Deviations allowed by default, relative to the larger of 1 and the right-hand side. In float64 a sum of
-# thousands of terms keeps 12 digits or more; the book's grids are fine enough for 8.
+# Default tolerances, relative to max(1, |right|). In float64 a sum of thousands of terms keeps 12 digits or
+# more; the book's grids give 8.
 TOLERANCE: dict[str, float] = {"exact": 1e-10, "quadrature": 1e-8}
-# Five standard errors: by chance, one check in 1.7 million misses, and no check of the book is sampled anew.
+# Largest z-score of a Monte Carlo check: by chance, one check in 1.7 million exceeds five standard errors.
+# The book's draws are seeded, so a check that passes once always passes.
 MAX_Z = 5.0
 
 
 class CheckFailed(AssertionError):
-    """The two sides of an equation differ by more than the tolerance; the message holds both."""
+    """The two sides of an equation differ by more than the tolerance; the message shows both."""
 
 
 def check(
@@ -40,19 +41,19 @@ def check(
 ) -> None:
     """Compare the two sides of the equation ``label`` and show the outcome in one line.
 
-    What is compared follows from what comes in. Two sympy expressions: their difference must simplify to 0.
-    An :class:`Estimate` on the left: it must lie within five standard errors of the right-hand side.
-    Else numbers or tensors: the largest deviation, relative to max(1, |right|), must stay in the tolerance.
+    The comparison depends on the types. The difference of two sympy expressions must simplify to 0. An
+    :class:`Estimate` on the left must lie within five standard errors of the right-hand side. For numbers
+    and tensors, the largest deviation relative to max(1, |right|) must not exceed the tolerance.
 
     Args:
         label: the equation's label in the book, such as ``"eq-kl-gaussian"``.
         left, right: the two sides, computed by different means.
-        kind: says how the numbers came about, "exact" (float64) or "quadrature".
-        relation: "=", or "<=" and ">=" for a bound; a bound must hold up to the tolerance.
-        tolerance: in place of the default for this kind; say in a comment where it comes from.
+        kind: how the numbers were computed, "exact" (float64) or "quadrature".
+        relation: "=", or "<=" and ">=" for a bound, which must hold up to the tolerance.
+        tolerance: replaces the default for this kind; give its reason in a comment.
 
     Raises:
-        CheckFailed: with both sides, at the entry where they differ most.
+        CheckFailed: the check fails. The message shows both sides at the entry with the largest deviation.
 
     >>> check("eq-example", 0.1 + 0.2, 0.3)
     ✓ eq-example: exact, deviation 6e-17, tolerance 1e-10
@@ -72,7 +73,7 @@ def check(
         if left.shape != right.shape and 1 not in (left.numel(), right.numel()):
             raise CheckFailed(f"{label}: left has shape {tuple(left.shape)}, right has {tuple(right.shape)}")
         deviations = relative_deviations(left, right, relation)
-        worst = deviations.argmax()  # of NaN too: argmax takes NaN for the largest
+        worst = deviations.argmax()  # finds NaN too, which argmax treats as the largest
         deviation = deviations.flatten()[worst].item()
         ok, kind_shown = deviation <= allowed, kind
         found, limit = f"{deviation:.0e}", f"{allowed:.0e}"
@@ -84,17 +85,17 @@ def check(
 
 
 def claim(sentence: str, holds: bool, *, book: bool) -> None:
-    """Show whether a claim about trained models holds; in the book's own settings it must.
+    """Show whether a claim about trained models holds. With the book's settings it must hold.
 
-    With other settings it may well not hold: then the line says so, and the chapter goes on.
+    With other settings it may be false: then the line says so, and the chapter continues.
 
     Args:
-        sentence: what is claimed.
-        holds: whether it does.
-        book: whether the chapter runs with the settings that the claim was made for.
+        sentence: the claim.
+        holds: whether the claim is true.
+        book: whether the chapter runs with the book's settings, for which the claim was made.
 
     Raises:
-        CheckFailed: it does not hold, and ``book``.
+        CheckFailed: the claim is false, and ``book`` is true.
 
     >>> claim("four dimensions beat two", True, book=True)
     ✓ four dimensions beat two
@@ -107,25 +108,25 @@ def claim(sentence: str, holds: bool, *, book: bool) -> None:
 
 
 def relative_deviations(left: Tensor, right: Tensor, relation: Relation = "=") -> Tensor:
-    """|left − right| / max(1, |right|), entry by entry; for a bound only what breaks it counts.
+    """|left − right| / max(1, |right|), entry by entry; for a bound, only violations count.
 
     >>> relative_deviations(torch.tensor([1.0, 200.0]), torch.tensor([1.5, 100.0]))
     tensor([0.3333, 1.0000])
     """
     difference = {"=": (left - right).abs(), "<=": left - right, ">=": right - left}[relation]
-    return difference.clamp(min=0) / right.abs().clamp(min=1)  # clamp hands NaN on, and NaN never passes
+    return difference.clamp(min=0) / right.abs().clamp(min=1)  # clamp keeps NaN, and NaN never passes
 
 
 def signed_excess(z: float, relation: Relation) -> float:
-    """The part of a z-score that speaks against the relation: |z| for "=", one side for a bound."""
+    """How far a z-score violates the relation: |z| for "=", one side of it for a bound."""
     return {"=": abs(z), "<=": z, ">=": -z}[relation]
 
 
 def show(label: str, detail: str, outcome: dict[str, str]) -> None:
-    """One line: Markdown with links for the book, HTML for JupyterLab, text elsewhere.
+    """Show one line: Markdown with links for the book, HTML for JupyterLab, plain text elsewhere.
 
-    In the book the tick leads to the page of checks and the number to the equation. The outcome is kept
-    as plain data too, in the output's metadata, from which the build writes that page.
+    In the book the tick links to the page of checks, and the number to the equation. The output's metadata
+    hold the outcome as plain data, from which the build writes the page of checks.
     """
     line = f"{outcome['kind']}, {detail}"
     if not in_notebook():
@@ -140,17 +141,17 @@ def show(label: str, detail: str, outcome: dict[str, str]) -> None:
 
 
 def record(name: str, value: float | Tensor | Estimate, form: str = ".4g") -> None:
-    """Bind a measured value to a name; the prose quotes it as ``{glue:text}`name```.
+    """Bind a measured value to a name, by which the prose quotes it: ``{glue:text}`name```.
 
     Args:
-        name: unique in the book: chapter and quantity, such as ``"kl-forward"``.
+        name: chapter and quantity, such as ``"kl-forward"``; unique in the book.
         value: a number, a tensor with one entry, or an :class:`Estimate`, shown with its standard error.
-        form: how to write a number down (Python's format language).
+        form: how to format a number (Python's format language).
 
-    The cell's output keeps two forms: the text for the prose and the plain numbers for tables of many runs.
+    The cell's output holds two forms: text for the prose, and plain numbers for tables of many runs.
 
     Raises:
-        ValueError: the value is not finite; a claim cannot rest on it.
+        ValueError: the value is not finite.
     """
     number = value.value if isinstance(value, Estimate) else float(torch.as_tensor(value).detach())
     stderr = value.stderr if isinstance(value, Estimate) else None
@@ -161,10 +162,10 @@ def record(name: str, value: float | Tensor | Estimate, form: str = ".4g") -> No
     if not in_notebook():
         print(f"{name} = {text}")
         return
-    # myst-nb's "glue" looks for these two keys; importing it here would load all of Sphinx into the kernel.
+    # The two keys that myst-nb's "glue" reads. Importing myst-nb would load all of Sphinx into the kernel.
     prefix = "application/papermill.record/"
     bundle = {
-        prefix + "text/plain": repr(text),  # it is read as a Python literal: bare, 1.500 would lose its zeros
+        prefix + "text/plain": repr(text),  # glue reads a Python literal: a bare 1.500 would become 1.5
         "application/vnd.vaebook.record+json": {"name": name, "value": number, "stderr": stderr},
     }
     glue = {"scrapbook": {"name": name, "mime_prefix": prefix}}

@@ -1,6 +1,7 @@
 """The model with a linear decoder, in closed form: probabilistic principal component analysis.
 
-What a VAE can only bound or sample is known here, by way of the m × m matrix M: no d × d matrix is inverted.
+What a VAE can only bound or sample has a closed form here. It uses the m × m matrix M and inverts no d × d
+matrix.
 """
 
 import torch
@@ -11,15 +12,15 @@ from vaebook.gaussians import LOG_2PI, DiagonalGaussian
 
 
 class LinearGaussian:
-    r"""The model z ~ N(0, I_m), x | z ~ N(Wz + b, σ_dec² I_d), with what follows from it exactly.
+    r"""The model z ~ N(0, I_m), x | z ~ N(Wz + b, σ_dec² I_d), with its exact posterior, evidence and bound.
 
     Args:
-        W: shape ``(d, m)``; column j is what coordinate j of the code adds to the image.
+        W: shape ``(d, m)``; the image gains z_j times column j.
         b: the mean, shape ``(d,)``.
-        sigma_dec: σ_dec, a number or a tensor of shape ``()``, above 0. Gradients reach all three.
+        sigma_dec: σ_dec > 0, a number or a tensor of shape ``()``. All three may require gradients.
 
     Raises:
-        ValueError: a shape does not fit, or ``sigma_dec`` is not above 0.
+        ValueError: the shapes do not fit, or ``sigma_dec`` is not above 0.
 
     Source: :eq:`eq-evidence-linear` of the book; Tipping and Bishop 1999.
 
@@ -44,7 +45,7 @@ class LinearGaussian:
 
     @property
     def M(self) -> Tensor:
-        """M = WᵀW + σ_dec² I_m, shape ``(m, m)``; the posterior's precision times σ_dec²."""
+        """M = WᵀW + σ_dec² I_m, shape ``(m, m)``: σ_dec² times the posterior's precision."""
         return self.W.T @ self.W + self.sigma_dec.square() * torch.eye(self.m).to(self.W)
 
     def posterior(self, x: Tensor) -> MultivariateNormal:
@@ -63,13 +64,13 @@ class LinearGaussian:
         factor = torch.linalg.cholesky(self.M)
         r = self._centred(x)
         c = torch.cholesky_solve(self.W.T @ r.T, factor).T  # (B, m)
-        # A sum of two squares: the textbook's ‖r‖² − rᵀW M⁻¹Wᵀr would lose its digits for small σ_dec.
+        # A sum of squares. The textbook's difference ‖r‖² − rᵀW M⁻¹Wᵀr would lose its digits for small σ_dec.
         squares = (r - c @ self.W.T).square().sum(-1) / self.sigma_dec.square() + c.square().sum(-1)
         log_det = 2 * factor.diagonal().log().sum() + 2 * (self.d - self.m) * self.sigma_dec.log()
         return -0.5 * (squares + log_det + self.d * LOG_2PI)
 
     def elbo(self, x: Tensor, q: DiagonalGaussian) -> Tensor:
-        r"""The bound 𝓛 for any diagonal q, without sampling, in nats; ``(B, d)`` and ``(B, m)`` to ``(B,)``.
+        r"""The bound 𝓛 in closed form for any diagonal q, in nats; ``(B, d)`` and ``(B, m)`` to ``(B,)``.
 
         The expected squared error is ‖x − b − Wμ‖² + Σ_j σ_j² ‖w_j‖² (:eq:`eq-reconstruction-linear`).
         """
@@ -81,9 +82,10 @@ class LinearGaussian:
         return log_decoder + log_prior + q.entropy()
 
     def best_diagonal(self, x: Tensor) -> DiagonalGaussian:
-        """The diagonal q of largest bound: the posterior's mean, and 1 / σ_j² its precision's diagonal.
+        """The diagonal q with the largest bound: its mean is the posterior's, and 1 / σ_j² is the diagonal of
+        the posterior's precision. If W has orthogonal columns, this bound equals the evidence.
 
-        Source: :eq:`eq-elbo-diagonal-gap` of the book. If W has orthogonal columns, nothing is lost.
+        Source: :eq:`eq-elbo-diagonal-gap` of the book.
 
         >>> x, model = torch.ones(1, 3), LinearGaussian(torch.eye(3)[:, :2], torch.zeros(3), sigma_dec=1.0)
         >>> torch.allclose(model.elbo(x, model.best_diagonal(x)), model.log_prob(x))
@@ -98,15 +100,16 @@ class LinearGaussian:
 
 
 def fit_ppca(x: Tensor, m: int, sigma_dec: float | None = None) -> LinearGaussian:
-    r"""The linear model of largest likelihood for data x ``(N, d)``: principal axes with shortened lengths.
+    r"""The maximum-likelihood linear model for data x ``(N, d)``: principal axes with reduced lengths.
 
     .. math:: w_j = \sqrt{\max(\lambda_j - \sdec^2, 0)}\; u_j, \qquad
               \sdec^2 = \frac{1}{d - m} \sum_{j > m} \lambda_j
 
-    with eigenvalues λ_1 ≥ λ_2 ≥ … and eigenvectors u_j of the covariance; b is the mean. A given σ_dec stays.
+    with eigenvalues λ_1 ≥ λ_2 ≥ … and eigenvectors u_j of the covariance; b is the mean. If ``sigma_dec`` is
+    given, it is used instead of the estimate.
 
     Raises:
-        ValueError: m is not in 1 … d − 1, or the data lie in a plane of m dimensions, where σ_dec would be 0.
+        ValueError: m is not in 1 … d − 1, or the data lie in an m-dimensional plane, where σ_dec would be 0.
 
     Source: :eq:`eq-linear-solution` of the book; Tipping and Bishop 1999.
 
@@ -122,6 +125,6 @@ def fit_ppca(x: Tensor, m: int, sigma_dec: float | None = None) -> LinearGaussia
     noise = values[m:].mean() if sigma_dec is None else torch.as_tensor(sigma_dec, dtype=x.dtype).square()
     if not noise > 1e-12 * values[0]:
         raise ValueError(f"x needs variance beyond its first m = {m} axes; lower m, or give sigma_dec")
-    largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))  # (1, m); an axis's sign is arbitrary
+    largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))  # (1, m); made positive: signs are arbitrary
     W = axes * largest.sign() * (values[:m] - noise).clamp(min=0).sqrt()
     return LinearGaussian(W, x.mean(0), noise.sqrt())

@@ -1,7 +1,7 @@
-"""The model of the book: an encoder q_φ(z|x), a decoder p_θ(x|z), and the VAE that joins them.
+"""The model of the book: an encoder q_φ(z|x), a decoder p_θ(x|z), and the VAE made of both.
 
 Encoder and decoder return distributions, not tuples. A new decoder is a module whose ``forward(z)`` returns
-something with ``log_prob(x)`` (summed over the d pixels, in nats) and ``mean``.
+an object with ``log_prob(x)`` (summed over the d pixels, in nats) and ``mean``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from vaebook.gaussians import DiagonalGaussian, FullGaussian
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw initial weights from ``seed`` and leave torch's global generator as it was.
+    """Draw initial weights with ``seed``; torch's global generator is restored afterwards.
 
     >>> with seeded(0):
     ...     first = nn.Linear(2, 2).weight
@@ -34,7 +34,7 @@ def seeded(seed: int) -> Iterator[None]:
 def mlp(*widths: int) -> nn.Sequential:
     """A multilayer perceptron with tanh between its layers: ``(..., widths[0])`` to ``(..., widths[-1])``.
 
-    The tanh is smooth, so that the decoder has a Jacobian everywhere.
+    The tanh is smooth, so the decoder has a Jacobian everywhere.
 
     >>> mlp(64, 100, 4)(torch.zeros(7, 64)).shape
     torch.Size([7, 4])
@@ -68,7 +68,7 @@ class Encoder(nn.Module):
 
 
 class GaussianDecoder(nn.Module):
-    """p_θ(x|z) = N(f_θ(z), σ_dec² I_d), with one standard deviation σ_dec for all pixels.
+    """p_θ(x|z) = N(f_θ(z), σ_dec² I_d), with the same standard deviation σ_dec for all pixels.
 
     Args:
         network: f_θ, from ``(..., m)`` to ``(..., d)``.
@@ -89,12 +89,9 @@ class GaussianDecoder(nn.Module):
     def __init__(self, network: nn.Module, sigma_dec: float) -> None:
         super().__init__()
         if not 0 < sigma_dec < float("inf"):
-            raise ValueError(
-                f"sigma_dec needs a positive number, got {sigma_dec}; "
-                "pixels in [0, 1] want something like 0.1 to 0.3"
-            )
+            raise ValueError(f"sigma_dec needs a positive number, got {sigma_dec}; for pixels in [0, 1] try 0.1 to 0.3")
         self.network = network
-        # A buffer: it moves to the GPU and into checkpoints with the model, and no optimiser touches it.
+        # A buffer moves to the GPU and into checkpoints with the model, but optimisers do not see it.
         self.register_buffer("log_sigma_dec", torch.tensor(float(sigma_dec)).log())
 
     @property
@@ -110,10 +107,9 @@ class GaussianDecoder(nn.Module):
 
 
 class BernoulliDecoder(nn.Module):
-    """p_θ(x|z) = Π_i Bernoulli(x_i | sigmoid(f_θ(z)_i)): the alternative for pixels that are 0 or 1.
+    """p_θ(x|z) = Π_i Bernoulli(x_i | sigmoid(f_θ(z)_i)), for pixels that are 0 or 1.
 
-    Grey pixels under this likelihood give a number, but no log-probability: binarise them first
-    (``vaebook.data.binarise``), and train with ``objectives.negative_elbo``.
+    Binarise grey pixels first (``vaebook.data.binarise``), and train with ``objectives.negative_elbo``.
 
     Args:
         network: from ``(..., m)`` to ``(..., d)``: the logits.
@@ -138,8 +134,8 @@ class VAE(nn.Module):
     """The variational auto-encoder: prior π = N(0, I_m), encoder q_φ(z|x), decoder p_θ(x|z).
 
     Args:
-        encoder: from x, ``(..., d)``, to a :class:`DiagonalGaussian` or :class:`FullGaussian` over z.
-        decoder: from z, ``(..., m)``, to a distribution over x.
+        encoder: maps x, ``(..., d)``, to a :class:`DiagonalGaussian` or :class:`FullGaussian` over z.
+        decoder: maps z, ``(..., m)``, to a distribution over x.
         d, latent_dim: the dimensions of x and z; 1 ≤ latent_dim < d.
 
     Raises:
@@ -161,18 +157,18 @@ class VAE(nn.Module):
         self.d, self.latent_dim = d, latent_dim
 
     def encode(self, x: Tensor) -> DiagonalGaussian | FullGaussian:
-        """q_φ(z|x), one row for each row of x ``(..., d)``."""
+        """q_φ(z|x), one density for each row of x ``(..., d)``."""
         check_input(self, x)
         q: DiagonalGaussian | FullGaussian = self.encoder(x)
         return q
 
     def decode(self, z: Tensor) -> DiagonalGaussian | BernoulliPixels:
-        """p_θ(x|z), one row for each row of z ``(..., m)``."""
+        """p_θ(x|z), one density for each row of z ``(..., m)``."""
         p: DiagonalGaussian | BernoulliPixels = self.decoder(z)
         return p
 
     def prior(self) -> DiagonalGaussian:
-        """π = N(0, I_m), on the device and in the type of the weights."""
+        """π = N(0, I_m), with the device and the type of the weights."""
         zero = next(self.parameters()).new_zeros(self.latent_dim)
         return DiagonalGaussian(zero, zero)
 
@@ -180,7 +176,7 @@ class VAE(nn.Module):
 class AutoEncoder(nn.Module):
     """The classical auto-encoder: z = e(x) and x ≈ f(z), both deterministic.
 
-    Same layers as :func:`mlp_vae`, except that the encoder emits m numbers, not 2 m.
+    It has the layers of :func:`mlp_vae`, except that the encoder emits m numbers instead of 2 m.
 
     Raises:
         ValueError: ``latent_dim`` is not between 1 and d − 1.
@@ -212,19 +208,17 @@ class AutoEncoder(nn.Module):
         return x
 
 
-def mlp_vae(
-    d: int, latent_dim: int, hidden: Sequence[int] = (256,), sigma_dec: float = 0.2, seed: int = 0
-) -> VAE:
+def mlp_vae(d: int, latent_dim: int, hidden: Sequence[int] = (256,), sigma_dec: float = 0.2, seed: int = 0) -> VAE:
     """The book's default model: two multilayer perceptrons and a Gaussian decoder.
 
     Args:
         d, latent_dim: the dimensions of x and z.
-        hidden: widths of the hidden layers from x to z; the decoder has them in reverse.
+        hidden: widths of the encoder's hidden layers; the decoder has them in reverse order.
         sigma_dec: the decoder's standard deviation σ_dec, in the unit of x.
-        seed: fixes the initial weights; torch's global generator stays as it is.
+        seed: seed of the initial weights; torch's global generator is not changed.
 
     Raises:
-        ValueError: ``latent_dim`` is not between 1 and d − 1, or ``sigma_dec`` not positive.
+        ValueError: ``latent_dim`` is not between 1 and d − 1, or ``sigma_dec`` is not positive.
 
     >>> sum(p.numel() for p in mlp_vae(64, 2, hidden=(100,)).parameters())
     13668
@@ -236,73 +230,8 @@ def mlp_vae(
     return VAE(encoder, decoder, d, latent_dim)
 
 
-def conv_vae(
-    shape: tuple[int, int], latent_dim: int, channels: int = 32, sigma_dec: float = 0.2, seed: int = 0
-) -> VAE:
-    """A convolutional pair for images of at least 16 × 16, with a Gaussian decoder.
-
-    Two convolutions of stride 2 on the way down, two doublings on the way up. Images travel as rows of
-    d = H · W numbers here too, so that it stands wherever :func:`mlp_vae` does.
-
-    Raises:
-        ValueError: an image side under 16, or what :func:`mlp_vae` raises.
-
-    >>> model = conv_vae((28, 28), latent_dim=8, channels=4)
-    >>> model.decode(model.encode(torch.zeros(3, 784)).mu).mean.shape
-    torch.Size([3, 784])
-    """
-    height, width = shape
-    if min(shape) < 16:
-        raise ValueError(
-            f"shape needs at least 16 × 16 pixels for two halvings, got {height} × {width}; "
-            "mlp_vae takes any size"
-        )
-    check_dimensions(height * width, latent_dim)
-    half = ((height + 1) // 2, (width + 1) // 2)
-    quarter = ((half[0] + 1) // 2, (half[1] + 1) // 2)
-    inner = 2 * channels * quarter[0] * quarter[1]
-    with seeded(seed):
-        down = nn.Sequential(
-            nn.Unflatten(-1, (1, height, width)),  # (B, d) -> (B, 1, H, W)
-            nn.Conv2d(1, channels, 3, stride=2, padding=1),
-            nn.Tanh(),
-            nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
-            nn.Tanh(),
-            nn.Flatten(-3),  # (B, 2C, H/4, W/4) -> (B, inner)
-            nn.Linear(inner, 2 * latent_dim),
-        )
-        up = nn.Sequential(
-            nn.Linear(latent_dim, inner),
-            nn.Tanh(),
-            nn.Unflatten(-1, (2 * channels, *quarter)),  # (B, inner) -> (B, 2C, H/4, W/4)
-            nn.Upsample(size=half),
-            nn.Conv2d(2 * channels, channels, 3, padding=1),
-            nn.Tanh(),
-            nn.Upsample(size=shape),
-            nn.Conv2d(channels, 1, 3, padding=1),
-            nn.Flatten(-3),  # (B, 1, H, W) -> (B, d)
-        )
-    return VAE(Encoder(Rows(down)), GaussianDecoder(Rows(up), sigma_dec), height * width, latent_dim)
-
-
-class Rows(nn.Module):
-    """Lets a network that wants exactly one batch axis take any number of them (convolutions want one).
-
-    >>> Rows(nn.Linear(3, 2))(torch.zeros(5, 7, 3)).shape
-    torch.Size([5, 7, 2])
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.network(x.reshape(-1, x.shape[-1]))  # (..., n) -> (B, n)
-        return y.reshape(*x.shape[:-1], -1)  # (B, k) -> (..., k)
-
-
 def check_dimensions(d: int, latent_dim: int) -> None:
-    """Raise ``ValueError`` unless 1 ≤ latent_dim < d: as many numbers as pixels compress nothing."""
+    """Raise ``ValueError`` unless 1 ≤ latent_dim < d: a code of d or more numbers would not compress."""
     if not 1 <= latent_dim < d:
         raise ValueError(
             f"latent_dim needs to lie between 1 and d - 1 = {d - 1}, got {latent_dim}; "
@@ -311,14 +240,11 @@ def check_dimensions(d: int, latent_dim: int) -> None:
 
 
 def check_input(model: VAE | AutoEncoder, x: Tensor) -> None:
-    """Raise ``ValueError`` or ``TypeError`` where x is not what the model's first layer takes."""
+    """Raise ``ValueError`` or ``TypeError`` if the model's first layer cannot take x."""
     if x.ndim == 0 or x.shape[-1] != model.d:
         raise ValueError(
-            f"x needs {model.d} features on its last axis, got shape {tuple(x.shape)}; "
-            "flatten images with x.flatten(1)"
+            f"x needs {model.d} features on its last axis, got shape {tuple(x.shape)}; flatten images with x.flatten(1)"
         )
     weights = next(model.parameters())
     if x.dtype != weights.dtype:
-        raise TypeError(
-            f"x needs the type of the weights, {weights.dtype}, got {x.dtype}; call model.to(x.dtype)"
-        )
+        raise TypeError(f"x needs the type of the weights, {weights.dtype}, got {x.dtype}; call model.to(x.dtype)")

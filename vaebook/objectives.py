@@ -1,7 +1,7 @@
-"""The bound 𝓛 and the practical loss J, for each example: whoever calls decides how to average.
+"""The bound 𝓛 and the practical loss J, one number for each example; the caller averages.
 
-Signs are the natural ones: 𝓛 is a log-likelihood to be raised, J a loss to be lowered, and
-J = −2 σ_dec² 𝓛 + constant ties them together (:func:`elbo_from_loss`).
+𝓛 bounds a log-likelihood and is maximised; J is a loss and is minimised. They are related by
+J = −2 σ_dec² 𝓛 + constant (:func:`elbo_from_loss`).
 """
 
 import math
@@ -24,17 +24,17 @@ def elbo(model: VAE, x: Tensor, n_samples: int = 1, generator: Generator | None 
     .. math:: \mathcal L = \frac1L \sum_l \log p_\theta(x \mid z_l) - D_{\mathrm{KL}}(q_\phi(z|x) \| \pi),
               \qquad z_l \sim q_\phi(z|x)
 
-    The KL is the closed form; only the first term is sampled. The estimate has no bias for any L ≥ 1.
+    The KL is computed in closed form; only the first term is sampled. The estimate is unbiased for any L ≥ 1.
 
     Args:
         x: data, shape ``(B, d)``.
         n_samples: L ≥ 1.
-        generator: the source of the noise, on x's device; torch's global one where there is none.
+        generator: the source of the noise, on x's device; None stands for torch's global one.
 
     Returns: shape ``(B,)``.
 
     Raises:
-        ValueError: ``n_samples`` is less than 1, or x has not d features.
+        ValueError: ``n_samples`` is less than 1, or x does not have d features.
 
     Source: :eq:`eq-elbo-reconstruction` and :eq:`eq-reconstruction-monte-carlo` of the book.
 
@@ -54,7 +54,7 @@ def log_weights(model: VAE, x: Tensor, n_samples: int = 1, generator: Generator 
     .. math:: \log w_k = \log p_\theta(x \mid z_k) + \log \pi(z_k) - \log q_\phi(z_k \mid x),
               \qquad z_k \sim q_\phi(z|x)
 
-    The mean of the w_k has the expectation p_θ(x), the mean of the log w_k the expectation 𝓛.
+    The mean of the w_k has the expectation p_θ(x); the mean of the log w_k has the expectation 𝓛.
 
     Arguments and errors as in :func:`elbo`. Source: :eq:`def-importance-weight` of the book.
 
@@ -67,16 +67,14 @@ def log_weights(model: VAE, x: Tensor, n_samples: int = 1, generator: Generator 
     return model.decode(z).log_prob(x) + model.prior().log_prob(z) - q.log_prob(z)
 
 
-def importance_weighted_bound(
-    model: VAE, x: Tensor, n_samples: int = 1, generator: Generator | None = None
-) -> Tensor:
-    r"""The importance-weighted bound 𝓛_K, estimated once, in nats for each example, shape ``(B,)``.
+def importance_weighted_bound(model: VAE, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Tensor:
+    r"""A single estimate of the importance-weighted bound 𝓛_K, in nats for each example, shape ``(B,)``.
 
     .. math:: \mathcal L_K = \E \Big[ \log \frac1K \sum_{k=1}^K w_k \Big], \qquad
               \mathcal L = \mathcal L_1 \le \mathcal L_2 \le \dots \le \log p_\theta(x)
 
-    ``n_samples`` is K here: not more draws for one bound, as in :func:`elbo`, but a bound of its own for each
-    K. Errors as in :func:`elbo`.
+    ``n_samples`` is K. Each K gives a different bound, while more samples in :func:`elbo` give a better
+    estimate of the same bound. Errors as in :func:`elbo`.
 
     Source: :eq:`eq-importance-bound` of the book; Burda, Grosse and Salakhutdinov 2016.
 
@@ -88,14 +86,15 @@ def importance_weighted_bound(
 
 
 def log_mean(log_w: Tensor) -> Tensor:
-    """log (1/K) Σ_k w_k from log w, without leaving the logarithms; shapes ``(K, B)`` to ``(B,)``."""
+    """log (1/K) Σ_k w_k from log w, without overflow; shapes ``(K, B)`` to ``(B,)``."""
     return log_w.logsumexp(0) - math.log(len(log_w))
 
 
 class Loss(NamedTuple):
-    """What training lowers, for each example, each of shape ``(B,)``, and the bound that goes with it.
+    """The two terms of a loss and the bound, for each example; all have shape ``(B,)``.
 
-    ``reconstruction + kl`` is J; ``elbo`` is 𝓛 in nats, NaN for a model that has none.
+    Training minimises ``reconstruction + kl``, which is J for :func:`practical_loss`. ``elbo`` is the bound
+    in nats, or NaN for a model without one.
     """
 
     reconstruction: Tensor
@@ -103,7 +102,7 @@ class Loss(NamedTuple):
     elbo: Tensor
 
 
-# Of (model, x, n_samples, generator): what `vaebook.training.train` lowers.
+# A function of (model, x, n_samples, generator) that `vaebook.training.train` minimises.
 LossFunction = Callable[[Any, Tensor, int, Generator | None], Loss]
 
 
@@ -114,12 +113,12 @@ def practical_loss(model: VAE, x: Tensor, n_samples: int = 1, generator: Generat
               J_{\mathrm{KL}} &= \sigma_{\mathrm{dec}}^2
               \big(\|\mu\|^2 + \|\sigma\|^2 - 2 \cdot 1^\top \log \sigma\big)
 
-    Shapes and arguments as in :func:`elbo`. J_KL is least, m σ_dec², where μ = 0 and σ = 1.
+    Shapes and arguments as in :func:`elbo`. The minimum of J_KL is m σ_dec², at μ = 0 and σ = 1.
 
     Raises:
         TypeError: the decoder is not Gaussian, or q has a full covariance; train such a model with
             :func:`negative_elbo`.
-        ValueError: as :func:`elbo`.
+        ValueError: as in :func:`elbo`.
 
     Source: :eq:`def-loss` of the book.
 
@@ -128,14 +127,12 @@ def practical_loss(model: VAE, x: Tensor, n_samples: int = 1, generator: Generat
     >>> (J.reconstruction + J.kl).mean().backward()
     """
     if not isinstance(model.decoder, GaussianDecoder):
-        raise TypeError(
-            f"model needs a GaussianDecoder for J, got {type(model.decoder).__name__}; use negative_elbo"
-        )
+        raise TypeError(f"model needs a GaussianDecoder for J, got {type(model.decoder).__name__}; use negative_elbo")
     q = model.encode(x)
     if not isinstance(q, DiagonalGaussian):
         raise TypeError(f"model needs a diagonal q for J, got {type(q).__name__}; use negative_elbo")
     z = q.rsample((check_samples(n_samples),), generator)  # (L, B, m)
-    # Sum over pixels: a mean would weight the KL d times too heavily.
+    # A sum over pixels: a mean would make the KL d times too heavy.
     reconstruction = (x - model.decode(z).mean).square().sum(-1).mean(0)  # (L, B, d) -> (B,)
     sigma_dec = model.decoder.sigma_dec
     kl = sigma_dec**2 * (q.mu.square() + (2 * q.log_sigma).exp() - 2 * q.log_sigma).sum(-1)
@@ -160,13 +157,11 @@ def negative_elbo(model: VAE, x: Tensor, n_samples: int = 1, generator: Generato
     return Loss(reconstruction, kl, -(reconstruction + kl))
 
 
-def negative_importance_bound(
-    model: VAE, x: Tensor, n_samples: int = 1, generator: Generator | None = None
-) -> Loss:
-    r"""−𝓛_K = −log (1/K) Σ_k w_k as a loss, in nats: an importance-weighted auto-encoder (IWAE) lowers it.
+def negative_importance_bound(model: VAE, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Loss:
+    r"""−𝓛_K = −log (1/K) Σ_k w_k in nats, the loss of an importance-weighted auto-encoder (IWAE).
 
-    ``n_samples`` is K. ``reconstruction`` is −(1/K) Σ_k log p_θ(x|z_k) as in :func:`negative_elbo`, and
-    ``kl`` whatever −𝓛_K holds beside it, which for K > 1 is less than a KL.
+    ``n_samples`` is K. ``reconstruction`` is −(1/K) Σ_k log p_θ(x|z_k), as in :func:`negative_elbo`, and
+    ``kl`` is the rest of −𝓛_K. For K > 1 this rest is less than the KL.
 
     Shapes and errors as in :func:`importance_weighted_bound`. Source: :eq:`eq-importance-bound` of the book.
 
@@ -184,26 +179,27 @@ def negative_importance_bound(
 
 
 def binarised(loss: LossFunction) -> LossFunction:
-    """The same loss on pixels drawn anew at each call, b ~ Bernoulli(x), with the generator of its noise.
+    """The same loss on black-and-white pixels b ~ Bernoulli(x), drawn again at each call.
 
-    A model so trained never sees the same black-and-white picture twice (Salakhutdinov and Murray 2008).
+    The draws use the same generator as the loss. A model trained in this way sees different binary images
+    in each epoch (Salakhutdinov and Murray 2008).
 
     >>> from vaebook.models import mlp_vae
-    >>> anew, grey = binarised(negative_elbo), torch.full((7, 64), 0.5)
-    >>> anew(mlp_vae(64, 2), grey, 1, Generator().manual_seed(0)).elbo.shape
+    >>> loss, grey = binarised(negative_elbo), torch.full((7, 64), 0.5)
+    >>> loss(mlp_vae(64, 2), grey, 1, Generator().manual_seed(0)).elbo.shape
     torch.Size([7])
     """
 
     @wraps(loss)
-    def anew(model: Any, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Loss:
+    def on_draws(model: Any, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Loss:
         return loss(model, binarise(x, generator), n_samples, generator)
 
-    anew.__name__ = f"binarised {name_of(loss)}"
-    return anew
+    on_draws.__name__ = f"binarised {name_of(loss)}"
+    return on_draws
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """A name that is the same in every process, for checkpoints: no ``repr``, which holds an address.
+    """A function's name for checkpoints. Unlike ``repr``, it is the same in every process.
 
     >>> name_of(negative_elbo), name_of(partial(negative_elbo, n_samples=5))
     ('negative_elbo', "negative_elbo with () {'n_samples': 5}")
@@ -213,12 +209,10 @@ def name_of(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def reconstruction_loss(
-    model: AutoEncoder, x: Tensor, n_samples: int = 1, generator: Generator | None = None
-) -> Loss:
-    """‖x − f(e(x))‖², the whole loss of a classical auto-encoder, in the unit of x squared.
+def reconstruction_loss(model: AutoEncoder, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Loss:
+    """‖x − f(e(x))‖², the loss of a classical auto-encoder, in the unit of x squared.
 
-    Nothing is sampled: ``n_samples`` and ``generator`` stand here so that training can call any loss.
+    ``n_samples`` and ``generator`` are ignored; they make this a :data:`LossFunction`.
 
     Source: :eq:`def-autoencoder` of the book.
 
@@ -230,14 +224,14 @@ def reconstruction_loss(
 
 
 def elbo_from_loss(loss: Tensor, sigma_dec: float, d: int, latent_dim: int) -> Tensor:
-    r"""𝓛 from J, exactly, in nats.
+    r"""𝓛 in nats from J, by their exact relation.
 
     .. math:: J = -2 \sigma_{\mathrm{dec}}^2 \mathcal L
               + \sigma_{\mathrm{dec}}^2 \big(m - d \log(2 \pi \sigma_{\mathrm{dec}}^2)\big)
 
     Args:
         loss: J, any shape.
-        sigma_dec, d, latent_dim: σ_dec, d and m of the model that J came from.
+        sigma_dec, d, latent_dim: σ_dec, d and m of the model.
 
     Source: :eq:`eq-loss-elbo` of the book.
 
@@ -250,7 +244,7 @@ def elbo_from_loss(loss: Tensor, sigma_dec: float, d: int, latent_dim: int) -> T
 
 
 def check_samples(n_samples: int) -> int:
-    """Return L, or raise ``ValueError`` where it is less than 1."""
+    """Return L, or raise ``ValueError`` if it is less than 1."""
     if n_samples < 1:
         raise ValueError(f"n_samples needs to be at least 1 (the L of the book), got {n_samples}")
     return n_samples

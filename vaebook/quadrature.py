@@ -1,7 +1,7 @@
-"""Integrals over R and R² to nearly machine precision: the book's yardstick for everything that is sampled.
+"""Integrals over R and R² to nearly machine precision, with which the book compares sampled estimates.
 
-The trapezoidal rule on an even grid is enough: for smooth integrands that vanish at both ends its error falls
-faster than any power of the step (Trefethen and Weideman 2014).
+They use the trapezoidal rule on an even grid. For smooth integrands that vanish at both ends, its error
+falls faster than any power of the step (Trefethen and Weideman 2014).
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Grid(NamedTuple):
-    """Points z, shape ``(n^m, m)``, and the logarithm of the volume that each stands for, shape ``()``."""
+    """Points z, shape ``(n^m, m)``, and the logarithm of the volume of one grid cell, shape ``()``."""
 
     points: Tensor
     log_volume: Tensor
@@ -23,7 +23,7 @@ def grid(low: float, high: float, n: int, m: int = 1) -> Grid:
     """An even grid on the cube [low, high]^m, in float64, with n points along each of m = 1 or 2 axes.
 
     Raises:
-        ValueError: an empty interval, fewer than two points, or m other than 1 and 2.
+        ValueError: the interval is empty, n is less than 2, or m is neither 1 nor 2.
 
     Source: :eq:`def-quadrature` of the book.
 
@@ -35,9 +35,9 @@ def grid(low: float, high: float, n: int, m: int = 1) -> Grid:
     if not low < high:
         raise ValueError(f"low and high need low < high, got {low} and {high}")
     if n < 2:
-        raise ValueError(f"n needs at least 2 points an axis, got {n}")
+        raise ValueError(f"n needs at least 2 points along an axis, got {n}")
     if m not in (1, 2):
-        # n^m points: in 3 dimensions a fine grid no longer fits, which is chapter 3's point.
+        # A fine grid in 3 dimensions has too many points, n³. Chapter 3 shows this.
         raise ValueError(f"m needs to be 1 or 2, got {m}; use Monte Carlo in higher dimensions")
     axis = torch.linspace(low, high, n, dtype=torch.float64)
     points = torch.cartesian_prod(*[axis] * m).reshape(-1, m)  # (n,) m times -> (n^m, m)
@@ -46,15 +46,15 @@ def grid(low: float, high: float, n: int, m: int = 1) -> Grid:
 
 
 def log_integral(log_f: Tensor, on: Grid) -> Tensor:
-    r"""log ∫ f(z) dz from the values of log f on a grid, without leaving log space.
+    r"""log ∫ f(z) dz from the values of log f on a grid, computed without overflow.
 
     .. math:: \log \int f(z)\, dz \approx \operatorname{logsumexp}_k \log f(z_k) + \log \Delta^m
 
     Args:
         log_f: log f at ``on.points``, shape ``(..., n^m)``.
-        on: the grid; f must have died out at its edges, else the ends count double.
+        on: the grid; f must be negligible at its edges, whose points have weight 1 here, not ½.
 
-    Returns: shape ``(...)``, in nats where f is a density times a likelihood.
+    Returns: shape ``(...)``, in nats if f is a product of densities.
 
     >>> g = grid(-10, 10, 101)
     >>> log_integral(-0.5 * g.points[:, 0] ** 2, g)                     # log sqrt(2π) = 0.9189...
@@ -66,7 +66,7 @@ def log_integral(log_f: Tensor, on: Grid) -> Tensor:
 def expectation(log_p: Tensor, f: Tensor, on: Grid) -> Tensor:
     """∫ p(z) f(z) dz from log p and f on a grid; shapes ``(..., n^m)`` to ``(...)``.
 
-    Where p underflows to 0, f may be infinite and still counts nothing (0 · log 0 = 0).
+    Where p underflows to 0, f contributes nothing, even if it is infinite (0 · log 0 = 0).
 
     >>> g = grid(-10, 10, 101)
     >>> z = g.points[:, 0]

@@ -1,6 +1,6 @@
-"""The ranges that a chapter's parameters may take, checked before anything else runs.
+"""Checks of the ranges of a chapter's parameters, made before anything else runs.
 
-Whoever executes a chapter with plain papermill gets no other check: papermill lets every value pass.
+Plain papermill accepts every value, so a chapter that it executes has no other check.
 """
 
 import math
@@ -10,8 +10,8 @@ def at_least(least: int, **parameters: object) -> None:
     """Raise unless each parameter is a whole number of at least ``least``.
 
     Raises:
-        TypeError: something else than a whole number.
-        ValueError: too small a number.
+        TypeError: a value is not a whole number.
+        ValueError: a value is too small.
 
     >>> at_least(1, latent_dim=2, epochs=80)
     >>> at_least(1, latent_dim=0)
@@ -29,8 +29,8 @@ def above(bound: float, **parameters: object) -> None:
     """Raise unless each parameter is a finite number above ``bound``.
 
     Raises:
-        TypeError: something else than a number. In YAML, which papermill's ``-y`` reads, 1e-4 is a text.
-        ValueError: too small a number, or an infinite one.
+        TypeError: a value is not a number. In YAML, which papermill's ``-y`` reads, 1e-4 is a string.
+        ValueError: a value is too small, infinite or NaN.
 
     >>> above(0, learning_rate=1e-3)
     >>> above(0, learning_rate="1e-4")

@@ -1,4 +1,4 @@
-"""One visible training loop, with a history, and checkpoints from which it continues to the same numbers."""
+"""A plain training loop with a history, and checkpoints that resume to the same numbers."""
 
 import json
 import math
@@ -24,9 +24,9 @@ VALIDATION_BATCH = 4096
 
 @dataclass
 class History:
-    """Means over an epoch, one number for each epoch: J, J_recon, J_KL in the unit of x², 𝓛 in nats.
+    """Means for each epoch: J, J_recon and J_KL in the unit of x², 𝓛 in nats.
 
-    ``train["J"]`` was measured along the way, while the weights moved; ``validation["J"]`` at the end.
+    ``train`` is measured during the epoch, while the weights change; ``validation`` is measured after it.
     """
 
     train: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in QUANTITIES})
@@ -37,12 +37,12 @@ class History:
 
 
 def constant(t: float) -> float:
-    """The same learning rate all along."""
+    """The same learning rate in all epochs."""
     return 1.0
 
 
 def cosine(t: float) -> float:
-    """The whole rate at t = 0, along half a cosine, to nothing at t = 1 (Loshchilov and Hutter 2017).
+    """Half a cosine, from the full rate at t = 0 to zero at t = 1 (Loshchilov and Hutter 2017).
 
     >>> cosine(0.0), round(cosine(0.5), 6), cosine(1.0)
     (1.0, 0.5, 0.0)
@@ -68,22 +68,22 @@ def train(
     r"""Minimise J = (1/N) Σ_i [J_recon(x_i) + J_KL(x_i)] by Adam, in place, and return the history.
 
     Args:
-        model: a VAE or an AutoEncoder; it comes back on the device where it was.
-        x_train, x_validation: data, shapes ``(N, d)``; they stay in memory, on the device, as a whole.
-        epochs: passes through ``x_train`` in all, those of the checkpoint included; 0 trains nothing.
-        batch_size, learning_rate: of Adam.
+        model: a VAE or an AutoEncoder; afterwards it is on the device where it was before.
+        x_train, x_validation: data, shapes ``(N, d)``; all of them must fit into the device's memory.
+        epochs: total number of passes through ``x_train``, including those of the checkpoint; may be 0.
+        batch_size, learning_rate: settings of the Adam steps.
         n_samples: L, the number of z for each x and step.
-        seed: of the shuffling and the noise. Torch's global generator is neither read nor moved.
+        seed: seed of the shuffling and the noise. Torch's global generator is neither used nor changed.
         loss: ``practical_loss`` (J), ``negative_elbo`` for other decoders, ``reconstruction_loss``.
-        schedule: what the learning rate is multiplied by, as a function of t, the part of the epochs done,
-            from 0 to 1: ``constant``, ``cosine``, or your own.
-        checkpoint: a ``.safetensors`` file, written after each epoch. Where it exists, training continues
-            from it, to the same numbers as a run without a break.
-        device: where to train; by itself a GPU where there is one.
+        schedule: factor of the learning rate as a function of t, the completed share of the epochs, from
+            0 to 1: ``constant``, ``cosine``, or your own.
+        checkpoint: a ``.safetensors`` file, written after each epoch. If it exists, training resumes from
+            it and gives the same numbers as an uninterrupted run.
+        device: where to train; the default is a GPU if there is one, else the CPU.
 
     Raises:
-        ValueError: a setting out of range, or a checkpoint that is cut short or of another run.
-        FloatingPointError: J is no longer finite; the last good checkpoint stays.
+        ValueError: a setting is out of range, or the checkpoint is damaged or of another run.
+        FloatingPointError: J is no longer finite; the last good checkpoint is kept.
 
     Source: :eq:`def-loss` of the book; Kingma and Ba 2015 (Adam).
 
@@ -107,7 +107,7 @@ def train(
         "model": str(model), "dtype": str(dtype), "device": device.type, "loss": name_of(loss),
         "N": len(x_train), "batch_size": batch_size, "learning_rate": learning_rate,
         "n_samples": n_samples, "seed": seed,
-        # Under a schedule that changes, more epochs are another run from the first step on.
+        # If the schedule varies, a different number of epochs changes the run from its first step.
         "schedule": "constant" if schedule is constant else f"{name_of(schedule)} over {epochs} epochs",
     }  # fmt: skip
     try:
@@ -150,7 +150,7 @@ def train_epoch(
 def validate(model: nn.Module, x: Tensor, n_samples: int, seed: int, loss: LossFunction) -> Tensor:
     """The means of J_recon, J_KL and 𝓛 over x, shape ``(3,)``, with the same noise at each call.
 
-    Its own generator: measuring must not change what training draws.
+    It has its own generator, so that validation does not change the draws of the training.
     """
     generator = Generator(x.device).manual_seed(seed + 1)
     batches = [sums(loss(model, batch, n_samples, generator)) for batch in x.split(VALIDATION_BATCH)]
@@ -163,26 +163,26 @@ def sums(terms: Loss) -> Tensor:
 
 
 def append(means: dict[str, list[float]], values: Tensor, epoch: int) -> None:
-    """Add an epoch's means to one side of the history; a J that is not finite ends the training."""
+    """Add an epoch's means to one side of the history, or raise ``FloatingPointError`` if J is not finite."""
     reconstruction, kl, bound = values.tolist()
     J = reconstruction + kl
     if not math.isfinite(J):
         raise FloatingPointError(
-            f"J became {J} in epoch {epoch}; try a smaller learning_rate, look for NaN in the data"
+            f"J became {J} in epoch {epoch}; try a smaller learning_rate, or look for NaN in the data"
         )
     for name, number in zip(QUANTITIES, (J, reconstruction, kl, bound), strict=True):
         means[name].append(number)
 
 
 def epochs_with_progress(start: int, stop: int, history: History) -> Any:
-    """The numbers of the epochs to come, start + 1 to stop; shows how far they are.
+    """Yield the numbers of the remaining epochs, start + 1 to stop, and show the progress.
 
-    A bar in a terminal. In a notebook a line at each fifth of the way, without times and without redrawing:
-    stored outputs have to be the same on every machine.
+    A terminal shows a bar. A notebook shows one line after each fifth of the epochs, without times, so that
+    stored outputs are the same on every machine.
     """
     notebook = in_notebook()
     shown = {round(stop * k / 5) for k in range(1, 6)}
-    # disable=None: no bar where nobody watches, in a pipe or a log.
+    # disable=None: no bar if the output is not a terminal.
     bar = tqdm(range(start + 1, stop + 1), initial=start, total=stop, unit="epoch", disable=notebook or None)
     for epoch in bar:
         yield epoch
@@ -199,7 +199,7 @@ def summary(history: History) -> str:
 
 
 def check_settings(*, epochs: int, batch_size: int, learning_rate: float, n_samples: int) -> None:
-    """Raise ``ValueError`` for a setting with which no training makes sense."""
+    """Raise ``ValueError`` if a setting is out of range."""
     for name, value, least in (
         ("epochs", epochs, 0),
         ("batch_size", batch_size, 1),
@@ -219,10 +219,10 @@ def save_checkpoint(
     run: dict[str, Any],
     history: History,
 ) -> None:
-    """Write weights, Adam's state, the generator's state and the history, all or nothing.
+    """Write weights, Adam's state, the generator's state and the history.
 
-    Safetensors holds tensors and text and runs no code when read. The file is complete before it takes
-    the place of the last one, so that a run killed at any moment leaves a whole checkpoint.
+    A safetensors file holds tensors and text, and reading it runs no code. The new file replaces the old
+    one only when it is complete, so a run that is killed at any moment leaves a complete checkpoint.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
@@ -249,19 +249,17 @@ def load_checkpoint(
     run: dict[str, Any],
     epochs: int,
 ) -> History:
-    """Put a checkpoint's state into model, optimiser and generator, and return its history.
+    """Load a checkpoint into model, optimiser and generator, and return its history.
 
-    Where there is no such file yet, nothing changes and the history is empty.
+    If the file does not exist yet, nothing is changed and the history is empty.
 
     Raises:
-        FileNotFoundError: there is no folder to write the checkpoint to.
-        ValueError: the file is no whole checkpoint, of a run with other settings, or has done more than
-            ``epochs``; nothing was changed.
+        FileNotFoundError: the folder of the checkpoint does not exist.
+        ValueError: the file is not a complete checkpoint, comes from a run with other settings, or has
+            more than ``epochs`` epochs. In each case nothing is changed.
     """
     if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"checkpoint needs a folder that exists, got {path}; make {path.parent} first"
-        )
+        raise FileNotFoundError(f"checkpoint needs a folder that exists, got {path}; create {path.parent} first")
     if not path.exists():
         return History()
     try:
@@ -271,17 +269,18 @@ def load_checkpoint(
         stored, (train_means, validation_means) = json.loads(metadata["run"]), json.loads(metadata["history"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(
-            f"{path} is no whole checkpoint of this module ({error}); move it away to start anew"
+            f"{path} is not a complete checkpoint of this module ({error}); move it away to start again"
         ) from None
     for name, wanted in run.items():
         if stored.get(name) != wanted:
             raise ValueError(
                 f"{path} comes from a run with another {name}:\n{stored.get(name)}\n"
-                f"and this run has\n{wanted}\n"
-                "Give another file, or move this one away to start anew."
+                f"This run has\n{wanted}\n"
+                "Give another file, or move this one away to start again."
             )
     if len(train_means["J"]) > epochs:
-        raise ValueError(f"epochs needs to be at least {len(train_means['J'])}, done in {path}, got {epochs}")
+        done = len(train_means["J"])
+        raise ValueError(f"epochs needs to be at least {done}, the number done in {path}, got {epochs}")
     model.load_state_dict({name[6:]: t for name, t in tensors.items() if name.startswith("model.")})
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

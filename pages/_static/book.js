@@ -32,8 +32,21 @@ window.addEventListener("load", async () => {
   if (window.MathJax) showEquations();
 });
 
+// The given height of a figure becomes a ratio: it holds on a narrow screen too, before and after the picture arrives.
+for (const { style } of document.querySelectorAll("div.cell_output img[style]")) {
+  Object.assign(style, { aspectRatio: `auto ${parseFloat(style.width)} / ${parseFloat(style.height)}`, height: "auto" });
+}
+
+// A drawer of side bar links that stayed open would hide the place that was chosen in it.
+document.addEventListener("click", ({ target }) => target.closest("dialog a[href^='#']")?.closest("dialog").close());
+
+// A list of references comes with roles that contradict each other, which confuses screen readers.
+for (const element of document.querySelectorAll(".citation-list, .citation")) element.removeAttribute("role");
+
 // The equation that a link names, beside the link, while the pointer rests on it or the keyboard has come to it.
+// EQUATIONS (equations.js) has the TeX of all the book's equations.
 function showEquations() {
+  const equation = (link) => link?.matches("a.reference.internal") && EQUATIONS[link.hash.slice(1)];
   const tip = document.body.appendChild(document.createElement("div"));
   Object.assign(tip, { id: "equation-tip", className: "mathjax_process", role: "tooltip", hidden: true });
   let shown = null, waiting = 0;
@@ -49,7 +62,7 @@ function showEquations() {
     hide();
     shown = link;
     MathJax.typesetClear([tip]);
-    tip.textContent = `\\[\\begin{split}${link.dataset.tex}\\end{split}\\]`;
+    tip.textContent = `\\[\\begin{split}${equation(link)}\\end{split}\\]`;
     await MathJax.typesetPromise([tip]);
     if (shown !== link) return;
     tip.hidden = false;
@@ -67,12 +80,15 @@ function showEquations() {
     waiting = setTimeout(act, 200);
   };
   document.addEventListener("pointerover", ({ target, pointerType }) => {
-    const link = pointerType === "mouse" && target.closest("a[data-tex]");
-    if (link) later(() => show(link));
+    const link = target.closest("a");
+    if (pointerType === "mouse" && equation(link)) later(() => show(link));
     else if (tip.contains(target)) clearTimeout(waiting);  // The pointer may come over to look closer.
     else if (shown !== document.activeElement) later(hide);
   });
-  document.addEventListener("focusin", ({ target }) => (target.matches("a[data-tex]:focus-visible") ? show(target) : hide()));
+  document.addEventListener("focusin", ({ target }) => {
+    if (target.matches("a:focus-visible") && equation(target)) show(target);
+    else hide();
+  });
   document.addEventListener("focusout", hide);
   document.addEventListener("click", hide);
   document.addEventListener("keydown", ({ key }) => key === "Escape" && hide());

@@ -1,0 +1,59 @@
+"""The page of checks: every labelled equation of the book, and how this build verified it."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from vaebook_runner.files import Failed
+
+MARK = "<!-- the checks of this build -->"  # in the page's source, where the tables go
+LABEL = re.compile(r"^ *:label: *((?:eq|def)-[a-z0-9-]+) *$", re.M)
+
+
+class Chapter(NamedTuple):
+    stem: str
+    title: str
+    labels: list[str]  # of its equations, in order
+    checks: Mapping[str, Sequence[Mapping[str, Any]]]  # by label
+
+
+def read(stem: str, notebook: Mapping[str, Any]) -> Chapter:
+    """The labels in a chapter's text and the checks in its outputs, from the JSON of its .ipynb."""
+    text = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    checks = dict[str, list[Mapping[str, Any]]]()
+    for output in (output for cell in notebook["cells"] for output in cell.get("outputs", [])):
+        if check := output.get("metadata", {}).get("vaebook", {}).get("check"):
+            checks.setdefault(check["label"], []).append(check)
+    return Chapter(stem, (re.findall(r"(?m)^# (.+)$", text) or [stem])[0], LABEL.findall(text), checks)
+
+
+def page(text: str, chapters: Sequence[Chapter]) -> str:
+    """The page's source with the coverage and one table a chapter in place of the mark."""
+    counts = Counter(label for c in chapters for label in c.labels)
+    twice = [label for label, n in counts.items() if n > 1]
+    stray = [label for c in chapters for label in c.checks if label not in counts]
+    if twice or stray:
+        raise Failed(f"labels used twice: {twice}; checks of equations that do not exist: {stray}")
+    claims = [(c, label) for c in chapters for label in c.labels if label.startswith("eq-")]
+    missing = [f"{{eq}}`{label}`" for c, label in claims if label not in c.checks]
+    done = len(claims) - len(missing)
+    n_checks = sum(len(found) for c in chapters for found in c.checks.values())
+    share = f"{100 * done / max(1, len(claims)):.0f} %"
+    head = f"**{done} of {len(claims)} claims are checked in their own chapter, {share},** by {n_checks} checks."
+    head += f" Without a check in this build: {', '.join(missing)}." * bool(missing)
+    return text.replace(MARK, "\n\n".join([head, *(_table(c) for c in chapters)]))
+
+
+def _table(chapter: Chapter) -> str:
+    """A section with one row a check; the first row of an equation is where its ticks point to."""
+    lines = [f"## {chapter.title}", "", f"The ticks of {{doc}}`notebooks/{chapter.stem}`.", "", ":::{list-table}"]
+    lines += [":header-rows: 1", "", "* - equation\n  - kind\n  - deviation\n  - allowed"]
+    for label, checks in chapter.checks.items():
+        # A chapter may check an equation of an earlier one: the anchor is where the equation is.
+        anchor = f"(checked-{label})=\n    " if label in chapter.labels else ""
+        for check in checks:
+            lines.append(f"* - {anchor}{{eq}}`{label}`")
+            lines += [f"  - {check[column]}" for column in ("kind", "deviation", "tolerance")]
+            anchor = ""
+    return "\n".join([*lines, ":::"])

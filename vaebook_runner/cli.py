@@ -1,0 +1,196 @@
+"""The command line: words become a plan of jobs, and the plan is carried out.
+
+Exit codes: 0 all went well; 1 something failed or is out of step; 2 wrong usage, nothing executed; 130 interrupted.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import click
+
+from vaebook import __version__
+from vaebook_runner import book as books, sweep as sweeps
+from vaebook_runner.chapters import find_notebook, read_book, read_notebook
+from vaebook_runner.execute import cores, execute
+from vaebook_runner.files import Failed, UsageError
+from vaebook_runner.jobs import Job, plan_book, plan_sweep
+from vaebook_runner.parameters import parameters_of, read_parameter_file, values_of
+
+Pairs = tuple[tuple[str, str], ...]
+PATH, FILE = click.Path(path_type=Path), click.Path(path_type=Path, dir_okay=False)
+pairs_of = partial(click.option, nargs=2, multiple=True)
+values = pairs_of("-p", "--parameter", "values", metavar="NAME VALUE", help="A parameter's value; may be repeated.")
+params_file = click.option("--params", type=PATH, metavar="FILE", help="Values in a YAML or JSON file; -p goes first.")
+at_once = click.option("--jobs", "at_once", type=click.IntRange(1, cores()), default=cores(), help="Notebooks at once.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` and return the exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a pipe on Windows, or LANG=C, may not know σ and −
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    for name in ("SIGTERM", "SIGHUP"):  # a terminated command must still stop its kernels, as after Ctrl-C
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
+    try:
+        return int(commands.main(argv, prog_name="vaebook", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        print("vaebook: interrupted", file=sys.stderr)
+        return 130
+
+
+def given(values: Pairs, params: Path | None = None) -> dict[str, object]:
+    """The parameters of a file, and over them those of the command line, where each may be given once."""
+    names = [name for name, _ in values]
+    if len(set(names)) < len(names):
+        raise UsageError(f"parameter {max(names, key=names.count)!r} is given more than once")
+    return (read_parameter_file(params) if params else {}) | dict(values)
+
+
+def writable(path: Path, name: str) -> Path:
+    """``path``, if a file may be written there."""
+    if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{name} cannot be written: {path} needs to be a file in a folder that can be written")
+    return path
+
+
+def preview(jobs: Sequence[Job]) -> str:
+    """A line for each run that says whether it is done."""
+    lines = [f"{'done ' if job.is_done() else 'to do'} {job.label}" for job in jobs]
+    done = sum(line.startswith("done") for line in lines)
+    return "\n".join([*lines, f"{len(jobs)} runs, {done} done, in {jobs[0].folder}"])
+
+
+@click.group()
+@click.version_option(__version__)
+def commands() -> None:
+    """An executable book on variational auto-encoders."""
+
+
+@commands.command()
+@click.argument("notebook")
+@values
+@params_file
+@click.option("-o", "--out", type=FILE, metavar="OUT.ipynb", help="Executed copy (default: STEM.out.ipynb here).")
+def run(notebook: str, values: Pairs, params: Path | None, out: Path | None) -> None:
+    """Execute a chapter, given by its stem (08_training) or as a path to .md or .ipynb, and keep the executed copy."""
+    source = find_notebook(notebook)
+    out = writable(out or Path(f"{source.stem}.out.ipynb"), "OUT")
+    if out.suffix != ".ipynb" or out.resolve() == source.resolve() or out.with_suffix(".md").is_file():
+        raise UsageError(f"OUT needs to end in .ipynb and not to be a notebook with a source of its own, got {out}")
+    content = read_notebook(source)
+    parsed = values_of(parameters_of(content, source.stem), given(values, params), defaults=False)
+    try:
+        execute(content, out, parsed, name=source.stem, progress=sys.stderr.isatty())
+    except Failed as error:
+        raise Failed(f"{error.message}\n\nthe part that ran is kept in {out}") from None
+    click.echo(out)
+
+
+@commands.command()
+@click.argument("notebook")
+def params(notebook: str) -> None:
+    """Show the parameters that a chapter declares: name, type, default, meaning."""
+    source = find_notebook(notebook)
+    click.echo(parameters_of(read_notebook(source), source.stem).__doc__)
+
+
+@commands.command()
+@click.argument("notebook")
+@pairs_of("-g", "--grid", metavar="NAME V1,V2,…", help="Values of a parameter; may be repeated.")
+@values
+@params_file
+@click.option("--seeds", type=click.IntRange(1), metavar="N", help="Each with N seeds: seed, seed + 1, …")
+@at_once
+@click.option("--timeout", type=click.FloatRange(0, 1e9, min_open=True), help="Seconds that a run may take.")
+@click.option("--scheduler", metavar="ADDRESS", help="Run on the workers of a Dask scheduler, tcp://HOST:PORT.")
+@click.option("-o", "--out", "folder", type=PATH, metavar="DIR", help="Folder of runs (default: STEM.runs).")
+@click.option("--dry-run", is_flag=True, help="Only show the runs, and which are done.")
+def sweep(
+    notebook: str, grid: Pairs, values: Pairs, params: Path | None, seeds: int | None, at_once: int,
+    timeout: float | None, scheduler: str | None, folder: Path | None, dry_run: bool,
+) -> None:  # fmt: skip
+    """Execute a chapter for every combination of the given values.
+
+    Each run leaves an executed notebook and a record in DIR. The same command resumes a sweep that was stopped.
+    """
+    source = find_notebook(notebook)
+    axes = {name: str(texts).split(",") for name, texts in given(grid).items()}
+    folder = folder or Path(f"{source.stem}.runs")
+    planned = plan_sweep(source, folder, given(values, params), axes, seeds)
+    jobs = [job._replace(timeout=timeout) for job in planned]
+    workers = partial(sweeps.dask_workers, scheduler) if scheduler else partial(sweeps.here, at_once)
+    click.echo(preview(jobs) if dry_run else sweeps.sweep(jobs, workers))
+
+
+@commands.command()
+@click.argument("folder", metavar="DIR", type=PATH)
+@click.option("--best", metavar="COLUMN", help="Largest values of this column first.")
+@click.option("--csv", type=FILE, metavar="FILE", help="Write all columns as CSV.")
+def results(folder: Path, best: str | None, csv: Path | None) -> None:
+    """Show the runs of a sweep as a table, and write it to a file."""
+    from vaebook_runner import results as tables
+
+    table, problems = tables.read(folder)
+    click.echo("".join(f"{problem}\n" for problem in problems), err=True, nl=False)
+    if best and best not in table:
+        raise UsageError(f"no column {best!r}; there are: {', '.join(table)}")
+    table = table.sort_values(best, ascending=False, kind="stable") if best else table
+    if csv:
+        tables.write_csv(table, writable(csv, "FILE"))
+    click.echo(tables.text(table))
+
+
+@commands.command()
+@click.argument("a", type=PATH)
+@click.argument("b", type=PATH)
+def compare(a: Path, b: Path) -> None:
+    """Show two runs, executed notebooks or records, side by side, with the difference in standard errors."""
+    from vaebook_runner import results as tables
+
+    click.echo(tables.compare(a, b))
+
+
+@commands.command()
+@values
+@at_once
+@click.option("--pdf", is_flag=True, help="Print it all to _build/vaebook.pdf as well.")
+@click.option("--dry-run", is_flag=True, help="Only show the chapters, and which are up to date.")
+def build(values: Pairs, at_once: int, pdf: bool, dry_run: bool) -> None:
+    """Execute every chapter that changed (source, module, lock, parameters) and render _build/html/index.html."""
+    from vaebook_runner.pdf import check_browser, write_pdf
+
+    book = read_book()
+    jobs = plan_book(book, given(values))
+    if dry_run:
+        return click.echo(preview(jobs))
+    if pdf:
+        check_browser()
+    books.execute_changed(jobs, at_once)
+    first_page = books.render(book, jobs)
+    click.echo(write_pdf(first_page) if pdf else first_page)
+
+
+@commands.command()
+@click.argument("notebooks", nargs=-1)
+@click.option("--check", is_flag=True, help="Only tell whether the stored cells are those of the sources.")
+@at_once
+def refresh(notebooks: Sequence[str], check: bool, at_once: int) -> None:
+    """Execute chapters with their defaults where they changed, and store the outputs beside the sources."""
+    jobs, stems = plan_book(read_book(), {}), {Path(name).stem for name in notebooks}
+    if unknown := stems - {job.name for job in jobs}:
+        raise UsageError(f"no chapter {min(unknown)!r}; the chapters are: {', '.join(job.name for job in jobs)}")
+    jobs = [job for job in jobs if not stems or job.name in stems]
+    if not check:
+        books.execute_changed(jobs, at_once)
+        for job in (job for job in jobs if books.store(Path(job.source), job.notebook)):
+            click.echo(Path(job.source).with_suffix(".ipynb"))
+    elif stale := [f"  {job.name}.ipynb" for job in jobs if not books.in_step(Path(job.source))]:
+        raise Failed("\n".join(["out of step with their sources (vaebook refresh):", *stale]))

@@ -1,0 +1,127 @@
+"""Run one notebook in a kernel of its own: load, parametrise, execute, save, raise."""
+
+import asyncio
+import logging
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from vaebook_runner.files import Failed, write_atomically
+from vaebook_runner.parameters import Value
+
+LONGEST_TEMPORARY_FOLDER = 60  # a Unix socket's path has room for about 100 characters
+SECONDS_BETWEEN_LOOKS = 0.1
+
+
+def cores() -> int:
+    """Cores that this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def execute(
+    notebook: Any, out: Path, values: Mapping[str, Value], *, name: str, cwd: str = ".", threads: int = 0,
+    fork: bool = False, progress: bool = False, stop: Callable[[], str] = str,
+) -> str:  # fmt: skip
+    """Execute ``notebook`` with the given values, and write the executed copy, or the part that ran, to ``out``.
+
+    The kernel is this very interpreter, works in the folder ``cwd`` with at most ``threads`` threads (0: any), and uses
+    no network. If ``stop`` gives a reason to stop, that is returned. Raises Failed for the cell that failed.
+    """
+    import nbformat
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError, strip_color
+
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what goes wrong is raised below
+    error, executed, kernels, over, reasons = "", None, list[Any](), threading.Event(), list[str]()
+    watcher = threading.Thread(target=watch, args=(kernels, stop, over, reasons))
+    with private_folder() as folder:
+        result = folder / "result.ipynb"
+        watcher.start()
+        try:
+            papermill.execute_notebook(
+                notebook, result, dict(values), kernel_name="python3", language="python", progress_bar=progress,
+                kernel_manager_class=kernel_class(folder, kernel_environment(folder, threads), fork, kernels),
+                resources={"metadata": {"path": cwd}}, coalesce_streams=True,
+            )  # fmt: skip
+        except (PapermillExecutionError, DeadKernelError, RuntimeError) as stopped:
+            error = str(stopped)
+        finally:  # also after an interruption: what ran is kept
+            over.set()
+            watcher.join()
+            if result.exists():
+                executed = nbformat.read(result, as_version=4)
+                executed.metadata.papermill.update(input_path=f"{name}.md", output_path=out.name)
+                write_atomically(out, nbformat.writes(executed) + "\n")
+    if reasons:
+        return reasons[0]
+    cells = executed.cells if executed else []
+    code = [c for c in cells if c.cell_type == "code" and "injected-parameters" not in c.metadata.tags]
+    ran = [cell for cell in code if cell.metadata.papermill.start_time]
+    raised = ["\n".join(o.traceback) for cell in ran for o in cell.outputs if o.output_type == "error"]
+    if error or raised:
+        source = "\n".join(f"    {line}".rstrip() for cell in ran[-1:] for line in cell.source.splitlines())
+        where = f"{name}: code cell {len(ran)} of {len(code)} failed"
+        raise Failed(f"{where}\n\n{source}\n\n{strip_color(raised[-1] if raised else error)}")
+    return ""
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder that only this user can enter, with a path short enough for sockets and without braces."""
+    base = tempfile.gettempdir()
+    if len(os.fsencode(base)) > LONGEST_TEMPORARY_FOLDER and os.access("/tmp", os.W_OK):
+        base = "/tmp"
+    with tempfile.TemporaryDirectory(prefix="vaebook-", dir=base, ignore_cleanup_errors=True) as folder:
+        yield Path(folder).resolve()
+
+
+def kernel_environment(folder: Path, threads: int) -> dict[str, str]:
+    """Variables with which nothing that a user configured for other work changes an output."""
+    values = {"IPYTHONDIR": str(folder / "ipython"), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    chosen, data = os.environ.get("OMP_NUM_THREADS", ""), os.environ.get("VAEBOOK_DATA")
+    if threads:
+        values["OMP_NUM_THREADS"] = str(min(threads, int(chosen) or threads) if chosen.isdecimal() else threads)
+    if data:  # a relative folder is meant from here, wherever the chapter works
+        values["VAEBOOK_DATA"] = str(Path(data).expanduser().absolute())
+    return values
+
+
+def kernel_class(folder: Path, environment: dict[str, str], fork: bool, kernels: list[Any]) -> type:
+    """A class of kernel managers for one execution: nbclient makes the instance, which ``kernels`` then holds."""
+    import zmq
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    # Another kernel of the user's that is called python3 cannot take the place of this one.
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=50"]
+    name = "vaebook-forked" if fork and sys.platform == "linux" else "local-provisioner"
+    about = {"kernel_provisioner": {"provisioner_name": name}}
+    spec = KernelSpec(argv=command, env=environment, language="python", metadata=about)
+
+    class Kernel(AsyncKernelManager):
+        kernel_spec = spec
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.connection_file = str(folder / "kernel.json")
+            if os.name == "posix" and zmq.has("ipc"):
+                self.transport, self.ip = "ipc", str(folder / "kernel")
+            kernels.append(self)
+
+    return Kernel
+
+
+def watch(kernels: list[Any], stop: Callable[[], str], over: threading.Event, reasons: list[str]) -> None:
+    """Kill the kernel, with its process group, as soon as ``stop`` gives a reason, which ``reasons`` then hold."""
+    while not over.wait(SECONDS_BETWEEN_LOOKS):
+        if reason := stop():
+            reasons[:] = [reason]
+            for kernel in kernels:  # it may still be starting: this is repeated until all is over
+                with suppress(Exception):
+                    asyncio.run(kernel.provisioner.kill())

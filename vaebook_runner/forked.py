@@ -1,0 +1,115 @@
+"""Kernels that start in tenths of a second, on Linux: forked by multiprocessing's server, with the libraries loaded."""
+
+import atexit
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from multiprocessing.connection import wait
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
+
+NAME = "vaebook-forked"  # under which pyproject.toml declares the provisioner to Jupyter
+# Python or a library reads these when it starts, so that a later change has no effect.
+READ_AT_START = (
+    "PYTHON LD_ MALLOC_ GLIBC_ OMP_ GOMP_ KMP_ MKL_ OPENBLAS_ ATEN_ ONEDNN_ DNNL_ TORCH_ PYTORCH_ CUDA_ CUBLAS_"
+)
+READ_AT_START += " MPLCONFIGDIR MATPLOTLIBRC SKLEARN_ XDG_ LANG LC_ TZ HOME"
+# A number of threads can be changed later; the others scikit-learn sets when it is imported.
+HARMLESS = {"OMP_NUM_THREADS", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"}
+CONTEXT: Any = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["vaebook_runner.warm"])
+INLINE = "module://matplotlib_inline.backend_inline"
+counts = {"forked": 0, "plain": 0}  # kernels that this process has started
+_starting = threading.Lock()
+
+
+def read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
+    """The settings that a process must have when it starts."""
+    return {k: v for k, v in environment.items() if k.startswith(tuple(READ_AT_START.split())) and k not in HARMLESS}
+
+
+SERVER_HAS = read_at_start(os.environ)
+
+
+class ForkedKernel(CONTEXT.Process):  # type: ignore[misc]
+    stdin = stdout = stderr = None  # what Jupyter asks of a process that it started
+
+    def poll(self) -> int | None:
+        return self.exitcode
+
+    def wait(self) -> int | None:
+        self.join()
+        return self.exitcode
+
+
+class ForkedProvisioner(LocalProvisioner):
+    """Starts kernels by a fork where that makes no difference, and plainly where it would."""
+
+    process: Any = None
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
+        options = self._scrub_kwargs(kwargs)
+        environment, cwd = dict(options.get("env") or os.environ), str(options.get("cwd") or Path.cwd())
+        same = cmd[:3] == [sys.executable, "-m", "ipykernel_launcher"] and read_at_start(environment) == SERVER_HAS
+        if not same or multiprocessing.current_process().daemon:  # a daemon may have no children
+            counts["plain"] += 1
+            return await super().launch_kernel(cmd, **kwargs)
+        self.process = ForkedKernel(target=become_kernel, args=(cmd[3:], cwd, environment))
+        with _starting:
+            # Without a main module, multiprocessing does not import this process's script again in the new one.
+            main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+            try:
+                self.process.start()
+            finally:
+                sys.modules["__main__"] = main
+        counts["forked"] += 1
+        self.pid = self.pgid = self.process.pid
+        self.cwd = cwd
+        return self.connection_info
+
+    async def cleanup(self, restart: bool = False) -> None:
+        """Leave nothing of the kernel's process group: a cell may have started what goes on without it."""
+        if self.pgid:
+            with suppress(OSError):
+                os.killpg(self.pgid, signal.SIGKILL)
+        await super().cleanup(restart)
+
+
+def become_kernel(arguments: list[str], cwd: str, environment: dict[str, str]) -> None:
+    """What ``python -m ipykernel_launcher ARGUMENTS`` does, in a process forked for it."""
+    from vaebook_runner.warm import FRESH_PATH, set_threads
+
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):  # ipykernel shows in the notebook what cells write; its own messages go nowhere
+        os.dup2(nothing, stream)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment, JPY_PARENT_PID=str(os.getppid()))
+    threading.Thread(target=end_with_parent, args=(Path(arguments[1]).parent,), daemon=True).start()
+    set_threads(environment.get("OMP_NUM_THREADS"))
+    sys.modules["matplotlib"].rcParams["backend"] = environment.get("MPLBACKEND") or INLINE
+    sys.modules["numpy"].random.seed()  # as in a fresh process: a seed from the system
+    sys.modules["torch"].default_generator.seed()
+    sys.path[:], sys.argv = FRESH_PATH, ["ipykernel_launcher", *arguments]
+    from ipykernel.kernelapp import IPKernelApp
+
+    IPKernelApp.launch_instance(argv=arguments, parent_handle=os.getppid())
+    atexit._run_exitfuncs()  # multiprocessing leaves without them
+
+
+def end_with_parent(folder: Path) -> None:
+    """End this process with its whole group as soon as the process that wants it is gone, however it went."""
+    wait([multiprocessing.parent_process().sentinel])  # type: ignore[union-attr]
+    if folder.name.startswith("vaebook-"):  # its sockets, which nobody else will remove
+        shutil.rmtree(folder, ignore_errors=True)
+    os.killpg(0, signal.SIGKILL)

@@ -1,0 +1,128 @@
+"""What the pages need beyond their theme: a Sphinx extension, named in ``_config.yml``."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from docutils import nodes  # type: ignore[import-untyped]
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+logger = logging.getLogger(__name__)
+CHAPTERS = "notebooks/"
+FORMATS = {"ipynb": ("code", "executed notebook"), "md": ("file", "source"), "py": ("file-code", "script")}
+WORDS_PER_MINUTE = 200  # of a text with derivations, which are read slowly and are not counted
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Load the book's style and scripts, and connect the functions below to the events of a build."""
+    app.add_css_file("book.css", priority=800)  # after the theme's
+    app.add_js_file("equations.js", loading_method="defer")
+    app.add_js_file("book.js", loading_method="defer")
+    app.connect("config-inited", adapt_theme)
+    app.connect("doctree-read", add_reading_time)
+    app.connect("env-check-consistency", write_equations)
+    app.connect("env-updated", add_index_entries)
+    app.connect("doctree-resolved", fit_text)
+    app.connect("html-page-context", link_source, priority=400)  # before the theme makes its buttons
+    app.connect("html-page-context", offer_downloads, priority=900)  # after it made them
+    app.connect("build-finished", prune_mathjax, priority=900)  # after MathJax was copied
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def adapt_theme(app: Sphinx, config: Any) -> None:
+    """Set the theme's options, and leave out Thebe, a remote script that no page uses."""
+    options = config.html_theme_options
+    # A search box in the header would bring hidden ☰ buttons, and the visible ones would do nothing.
+    options["navbar_persistent"] = []
+    if options.get("repository_url"):
+        options |= dict.fromkeys(("use_repository_button", "use_source_button", "use_issues_button"), True)
+    else:
+        options.pop("launch_buttons", None)
+    config.html_scaled_image_link = False  # a figure is no link to itself
+    app.registry.css_files[:] = [file for file in app.registry.css_files if file[0] != "sphinx-thebe.css"]
+    for listener in [listener for group in app.events.listeners.values() for listener in group]:
+        if listener.handler.__module__ == "sphinx_thebe":
+            app.disconnect(listener.id)
+
+
+def add_reading_time(app: Sphinx, doctree: nodes.document) -> None:
+    """Say below a chapter's title how long its prose takes to read."""
+    if app.env.docname.startswith(CHAPTERS):
+        words = sum(len(paragraph.astext().split()) for paragraph in doctree.findall(nodes.paragraph))
+        minutes = 5 * math.ceil(words / WORDS_PER_MINUTE / 5)
+        note = nodes.paragraph("", f"Reading time: about {minutes} minutes.", classes=["reading-time"])
+        next(doctree.findall(nodes.title)).parent.insert(1, note)
+
+
+def write_equations(app: Sphinx, env: Any) -> None:
+    """Write labelled equations to a script for ``book.js``: a page opened as a file can read no other."""
+    found = [node for page in env.found_docs for node in env.get_doctree(page).findall(nodes.math_block)]
+    tex = {nodes.make_id(f"equation-{node['label']}"): node.astext() for node in found if node.get("label")}
+    script = Path(app.outdir, "_static", "equations.js")
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(f"const EQUATIONS = {json.dumps(tex, indent=0)};\n", encoding="utf-8")
+
+
+def add_index_entries(app: Sphinx, env: Any) -> None:
+    """Enter the terms of ``pages/index.yml`` into the index; warn of a place that is not there."""
+    source = Path(app.confdir, "pages", "index.yml")
+    terms = yaml.safe_load(source.read_text(encoding="utf-8")) if source.is_file() else {}
+    # A place is a label, or a heading as "chapter#its-id".
+    found = {label: place[:2] for label, place in env.get_domain("std").data["anonlabels"].items()}
+    for label, (page, _) in env.get_domain("math").data["objects"].items():
+        found[label] = (page, f"equation-{label}")
+    for page, contents in env.tocs.items():
+        for link in contents.findall(nodes.reference):
+            found[page.removeprefix(CHAPTERS) + link["anchorname"]] = (page, link["anchorname"][1:])
+    entries = env.get_domain("index").data["entries"]
+    for term, places in terms.items():
+        for place in [places] if isinstance(places, str) else places:
+            see = place.startswith("see ")
+            kind, words = ("see", f"{term}; {place[4:]}") if see else ("single", term)
+            page, anchor = found.get(place, (env.config.root_doc, ""))
+            entries.setdefault(page, []).append((kind, words, anchor, "", None))
+            if not see and place not in found:
+                logger.warning("index.yml: %r leads to %r, which is no label or heading", term, place)
+
+
+def fit_text(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Show figures as large as matplotlib drew them, and keep a formula on a line with its full stop."""
+    for image in doctree.findall(nodes.image):
+        # A figure has 192 dots to the inch (``book.mplstyle``), and a page has 96 pixels.
+        image.setdefault("scale", 100 if "width" in image else 50)
+    for formula in list(doctree.findall(nodes.math)):
+        line, place = formula.parent, formula.parent.index(formula)
+        text, number = [*line[place + 1 : place + 3], "", ""][:2]
+        if text == " " and formula.astext().endswith("="):
+            line[place : place + 3] = [nodes.inline("", "", formula, text, number, classes=["unbroken"])]
+        elif isinstance(text, nodes.Text) and (close := re.match(r"\S+", text)):
+            bound = nodes.inline("", "", formula, nodes.Text(close[0]), classes=["unbroken"])
+            line[place : place + 2] = [bound, nodes.Text(text[close.end() :])]
+
+
+def link_source(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Link the MyST source of a chapter, which people edit, where the theme links what Sphinx read."""
+    if page.startswith(CHAPTERS):
+        context["page_source_suffix"] = ".md"
+
+
+def offer_downloads(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Offer a chapter as notebook, as MyST and as Python script (``vaebook_runner.book`` writes them)."""
+    if page.startswith(CHAPTERS):
+        group = next(group for group in context["header_buttons"] if group["label"] == "download-buttons")
+        button = group["buttons"].pop(0)
+        for suffix, (icon, what) in FORMATS.items():
+            url = context["pathto"](f"_sources/{page}.{suffix}", 1)
+            link = {"url": url, "text": f".{suffix}", "icon": f"fas fa-{icon}", "tooltip": f"Download {what}"}
+            group["buttons"].insert(-1, button | link)
+
+
+def prune_mathjax(app: Sphinx, error: Exception | None) -> None:
+    """Keep the one MathJax bundle that pages load, and the parts that it loads when needed."""
+    for bundle in Path(app.outdir, "_static", "mathjax").glob("*.js"):
+        if bundle.name != Path(app.config.mathjax_path).name:
+            bundle.unlink()

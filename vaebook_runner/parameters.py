@@ -1,0 +1,92 @@
+"""The parameters of a chapter, one ``name: type = value  # help`` on a line of its cell tagged ``parameters``."""
+
+import ast
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml  # type: ignore[import-untyped]
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FiniteFloat, ValidationError, create_model
+
+from vaebook_runner.files import UsageError
+
+Value = bool | int | float | str
+
+LARGEST_FILE = 20_000  # bytes; a file of parameters is a page of text
+Number = BeforeValidator(lambda value: "" if isinstance(value, bool) else value)  # pydantic takes true for 1
+Text = AfterValidator(lambda text: text.encode().decode())  # JSON can name half of a character, which no file holds
+# What each type is, and what it is called in an error message.
+TYPES: dict[str, tuple[Any, str]] = {
+    "int": (Annotated[int, Number], "a whole number such as 3"),
+    "float": (Annotated[FiniteFloat, Number], "a finite number such as 0.2 or 1e-4"),
+    "str": (Annotated[str, Text], "text"),
+    "bool": (bool, "true or false"),
+}
+
+
+def parameters_of(notebook: Any, where: str) -> type[BaseModel]:
+    """A class whose fields are the declared parameters, and whose docstring is their cell; nothing is executed."""
+    import papermill
+
+    cells = [c for c in notebook.cells if c.cell_type == "code" and "parameters" in c.metadata.get("tags", [])]
+    text = cells[0].source if cells else ""
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    found = papermill.inspect_notebook(notebook) if lines else {}
+    fields: dict[str, Any] = {}
+    for line in lines:
+        try:
+            declared = found[line.partition(":")[0]]
+            type_, _ = TYPES[declared["inferred_type_name"]]
+            fields[declared["name"]] = type_, ast.literal_eval(declared["default"])
+        except (KeyError, ValueError, SyntaxError, TypeError, RecursionError):
+            wanted = f"name: type = value  # help, with one plain value and a type of {', '.join(TYPES)}"
+            raise UsageError(f"{where}: the parameters cell holds {line!r}; each line must read {wanted}") from None
+    config = ConfigDict(extra="forbid", validate_default=True, title=where)
+    return create_model("Parameters", __config__=config, __doc__=text, **fields)
+
+
+def values_of(parameters: type[BaseModel], given: Mapping[str, object], defaults: bool = True) -> dict[str, Value]:
+    """Native values of parameters given as text or read from a file; UsageError for an unknown name or another type."""
+    where, declared = parameters.model_config["title"], f"it declares:\n{parameters.__doc__ or 'none'}"
+    try:
+        return parameters.model_validate(given).model_dump(exclude_unset=not defaults)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            raise UsageError(f"{where} has no parameter {name!r}; {declared}") from None
+        wanted = TYPES[parameters.model_fields[name].annotation.__name__][1]  # type: ignore[union-attr]
+        raise UsageError(f"parameter {name!r} needs {wanted}, got {first['input']!r}; {declared}") from None
+
+
+def read_parameter_file(path: Path) -> dict[str, object]:
+    """The names and values in a YAML or JSON file; UsageError unless it is one flat mapping, with each name once."""
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            return once_each((str(k.value), self.construct_object(v, deep=True)) for k, v in node.value)
+
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)  # a device or a pipe has no size to ask for
+        if len(content) > LARGEST_FILE:
+            raise ValueError(f"it has more than {LARGEST_FILE:,} bytes")
+        read = (
+            json.loads(content, object_pairs_hook=once_each) if path.suffix == ".json" else yaml.load(content, Loader)
+        )
+        if not isinstance(read, dict) or not all(isinstance(value, Value) for value in read.values()):
+            raise ValueError("it is not a mapping of names to numbers or texts, such as latent_dim: 5")
+        return read
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UsageError(f"{path} cannot be read as parameters: {error}") from None
+
+
+def once_each(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A dictionary of pairs, in which no name may be repeated."""
+    result: dict[Any, Any] = {}
+    for name, value in pairs:
+        if name in result:
+            raise ValueError(f"{name!r} is given twice")
+        result[name] = value
+    return result

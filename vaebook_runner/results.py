@@ -1,0 +1,90 @@
+"""What the runs of a folder measured, as a table of pandas; and two runs compared."""
+
+import math
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas
+
+from vaebook_runner import records
+from vaebook_runner.files import UsageError, printable
+from vaebook_runner.parameters import parameters_of, values_of
+from vaebook_runner.records import Measured
+
+ABOUT = ("chapter", "status", "seconds", "cell_seconds", "began", "device", "commit", "error")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet would compute
+
+
+def read(folder: Path) -> tuple[pandas.DataFrame, list[str]]:
+    """The runs recorded in a folder, oldest first, and a line for each file that was skipped or is not as recorded."""
+    found, problems = records.read_all(folder)
+    if not found:
+        raise UsageError("\n".join([f"DIR needs to be a folder with records of runs, got {folder}", *problems]))
+    for name, record in found.items():
+        notebook = folder / f"{name}.ipynb"  # records may be kept without their notebooks
+        if os.path.lexists(notebook) and record.status == "done" and not record.is_done(notebook):
+            problems.append(f"{notebook.name} is not the notebook that its record speaks of")
+    runs = sorted(found.values(), key=lambda record: record.began)
+    table = pandas.json_normalize([run.model_dump(include={"id", "parameters", "values", *ABOUT}) for run in runs])
+    order = ["id", *(n for part in ("parameters.", "values.") for n in table if n.startswith(part)), *ABOUT]
+    table = table[order].rename(columns=lambda name: re.sub(r"^(parameters|values)\.|\.value$", "", name))
+    return table.loc[:, ~table.columns.duplicated()], problems
+
+
+def text(table: pandas.DataFrame) -> str:
+    """The columns in which runs differ; those for which the terminal is too narrow follow below."""
+    shown = pandas.DataFrame({"id": table["id"].str[:8]})
+    for name in ("status", *(n for n in table if n not in ("id", *ABOUT) and not n.endswith(".stderr")), "seconds"):
+        errors = table.get(f"{name}.stderr")
+        if name == "seconds" or table[name].nunique(dropna=False) > 1 or (errors is not None and len(table) == 1):
+            shown[name] = list(map(cell, table[name], [None] * len(table) if errors is None else errors))
+    return shown.to_string(index=False, line_width=shutil.get_terminal_size((200, 24)).columns, max_colwidth=40)
+
+
+def cell(value: Any, stderr: float | None = None) -> str:
+    """A value as the table shows it, with its standard error if it has one."""
+    if value is None or value != value:
+        return "–"
+    error = "" if stderr is None or math.isnan(stderr) else f" ± {stderr:.2g}"
+    return f"{value:.5g}{error}" if isinstance(value, float) else printable(value)
+
+
+def write_csv(table: pandas.DataFrame, path: Path) -> None:
+    """All columns, numbers with all digits; a text that a spreadsheet would compute gets an apostrophe in front."""
+    guard = table.map(lambda value: f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value)
+    guard.to_csv(path, index=False)
+
+
+def compare(a: Path, b: Path) -> str:
+    """Two runs' parameters and values side by side, with b − a, for estimates also in its standard errors."""
+    (parameters_a, values_a), (parameters_b, values_b) = contents(a), contents(b)
+    lines = []
+    for name in {**parameters_a, **parameters_b}:
+        left, right = printable(parameters_a.get(name, "–")), printable(parameters_b.get(name, "–"))
+        lines.append((name, left, right, "" if left == right else "differs", ""))
+    for name in {**values_a, **values_b}:
+        one, two = values_a.get(name), values_b.get(name)
+        left, right = (cell(m.value, m.stderr) if m else "–" for m in (one, two))
+        gap = two.value - one.value if one and two else None
+        stderr = math.hypot(one.stderr or 0.0, two.stderr or 0.0) if one and two else 0.0
+        in_errors = f"{gap / stderr:+.1f}" if gap is not None and stderr else ""
+        lines.append((printable(name), left, right, "" if gap is None else f"{gap:+.4g}", in_errors))
+    table = pandas.DataFrame(lines, columns=["name", a.name, b.name, "b − a", "in standard errors"])
+    return table.set_index("name").rename_axis(None).to_string()
+
+
+def contents(path: Path) -> tuple[dict[str, Any], dict[str, Measured]]:
+    """The parameters and the recorded values of a run, from its record or its executed notebook; else UsageError."""
+    try:
+        if path.suffix == ".json":
+            record = records.read(path)
+            return dict(record.parameters), dict(record.values)
+        notebook = nbformat.read(path, as_version=4)
+        given = notebook.metadata.get("papermill", {}).get("parameters", {})
+        return values_of(parameters_of(notebook, path.stem), given), records.recorded_values(notebook)
+    except Exception as error:  # readers of broken files raise whatever they stumble over
+        raise UsageError(f"{path} cannot be read as a record or an executed notebook: {error!r}") from None
