@@ -43,7 +43,7 @@ test-portable: $(INSTALLED) ## the stored outputs again, as one thread of an old
 	@OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 \
 	    OPENBLAS_CORETYPE=Nehalem $(BIN)/pytest -n auto --dist loadscope --nbval $(CHAPTERS)
 
-mutants: $(INSTALLED) ## put small mistakes into the mathematics and see that the tests notice (part of test)
+mutants: $(INSTALLED) ## put small mistakes into the mathematics and see that the tests notice (part of .ci/run)
 	@$(BIN)/python tests/mutants.py
 
 bench: $(INSTALLED) $(BENCH) ## measure speed and memory beside the targets: benchmarks/results.md (a quiet machine, half an hour)

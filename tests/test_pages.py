@@ -319,6 +319,7 @@ def test_side_bars_open_and_close(browser: Browser, address: str, page: str) -> 
         opened.open(address + page)
         for width in (375, 800):
             resize(opened.page, width)
+            expect_no_header(opened.page)
             for kind, links in (("primary", CHAPTER_LINKS), ("secondary", SECTION_LINKS)):
                 expect_in_reach(opened.page, links, False)
                 opened.page.locator(f"button.{kind}-toggle:visible").click()
@@ -333,6 +334,7 @@ def test_side_bars_open_and_close(browser: Browser, address: str, page: str) -> 
             expect(opened.page.locator(f"section{place} > :is(h2, h3)").first).to_be_in_viewport()
         # Where there is room, both side bars are there, and the one with the chapters can be put away.
         resize(opened.page, 1280)
+        expect_no_header(opened.page)
         expect_in_reach(opened.page, SECTION_LINKS, True)
         for shown in (True, False, True):
             expect_in_reach(opened.page, CHAPTER_LINKS, shown)
@@ -340,17 +342,14 @@ def test_side_bars_open_and_close(browser: Browser, address: str, page: str) -> 
         assert opened.remote + opened.troubles == []
 
 
+def expect_no_header(page: Page) -> None:
+    """The theme's header is empty: it takes no room, and the only search box is the one in the side bar."""
+    assert page.locator("header.bd-header").evaluate("header => header.offsetHeight") == 0
+    assert page.locator("button.search-button-field").count() == 1
+
+
 def expect_in_reach(page: Page, links: str, expected: bool) -> None:
-    page.wait_for_function(IN_REACH, arg=[links, expected], timeout=3000)
-
-
-@pytest.mark.parametrize("width", [375, 1280])
-def test_the_header_is_empty_and_takes_no_room(browser: Browser, address: str, width: int) -> None:
-    with browser.new_context(viewport={"width": width, "height": 900}) as context:
-        page = context.new_page()
-        page.goto(address + EIGHTH, wait_until="domcontentloaded")
-        assert page.locator("header.bd-header").evaluate("header => header.offsetHeight") == 0
-        assert page.locator("button.search-button-field").count() == 1  # the one in the side bar
+    page.wait_for_function(IN_REACH, arg=[links, expected], timeout=10_000)
 
 
 # Of each figure its width with its frame, which dark mode has, the size within, how large it was drawn, and its room.

@@ -47,7 +47,7 @@ def page(text: str, chapters: Sequence[Chapter]) -> str:
 
 def _table(chapter: Chapter) -> str:
     """A section with one row a check; the first row of an equation is where its ticks point to."""
-    lines = [f"## {chapter.title}", "", f"The ticks of {{doc}}`notebooks/{chapter.stem}`.", "", ":::{list-table}"]
+    lines = [f"## {chapter.title}", "", f"The ticks of {{doc}}`/notebooks/{chapter.stem}`.", "", ":::{list-table}"]
     lines += [":header-rows: 1", "", "* - equation\n  - kind\n  - deviation\n  - allowed"]
     for label, checks in chapter.checks.items():
         # A chapter may check an equation of an earlier one: the anchor is where the equation is.

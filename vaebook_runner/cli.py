@@ -64,8 +64,7 @@ def writable(path: Path, name: str) -> Path:
 def preview(jobs: Sequence[Job]) -> str:
     """A line for each run that says whether it is done."""
     lines = [f"{'done ' if job.is_done() else 'to do'} {job.label}" for job in jobs]
-    done = sum(line.startswith("done") for line in lines)
-    return "\n".join([*lines, f"{len(jobs)} runs, {done} done, in {jobs[0].folder}"])
+    return "\n".join([*lines, f"{len(jobs)} runs, {sum(line.startswith('done') for line in lines)} done"])
 
 
 @click.group()

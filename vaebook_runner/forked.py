@@ -72,8 +72,7 @@ class ForkedProvisioner(LocalProvisioner):
             finally:
                 sys.modules["__main__"] = main
         counts["forked"] += 1
-        self.pid = self.pgid = self.process.pid
-        self.cwd = cwd
+        self.pid, self.pgid, self.cwd = self.process.pid, self.process.pid, cwd
         return self.connection_info
 
     async def cleanup(self, restart: bool = False) -> None:

@@ -36,13 +36,18 @@ def read(folder: Path) -> tuple[pandas.DataFrame, list[str]]:
 
 
 def text(table: pandas.DataFrame) -> str:
-    """The columns in which runs differ; those for which the terminal is too narrow follow below."""
+    """The columns in which runs differ, as many as the terminal has room for."""
     shown = pandas.DataFrame({"id": table["id"].str[:8]})
     for name in ("status", *(n for n in table if n not in ("id", *ABOUT) and not n.endswith(".stderr")), "seconds"):
         errors = table.get(f"{name}.stderr")
         if name == "seconds" or table[name].nunique(dropna=False) > 1 or (errors is not None and len(table) == 1):
             shown[name] = list(map(cell, table[name], [None] * len(table) if errors is None else errors))
-    return shown.to_string(index=False, line_width=shutil.get_terminal_size((200, 24)).columns, max_colwidth=40)
+    kept, room = len(shown.columns), shutil.get_terminal_size((200, 24)).columns
+    while kept > 1 and len(shown.iloc[:, :kept].to_string(index=False, max_colwidth=40).partition("\n")[0]) > room:
+        kept -= 1
+    fits = shown.iloc[:, :kept].to_string(index=False, max_colwidth=40)
+    left_out = f"\n{len(shown.columns) - kept} more columns do not fit here; --csv FILE writes them all"
+    return fits + left_out * (kept < len(shown.columns))
 
 
 def cell(value: Any, stderr: float | None = None) -> str:
