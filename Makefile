@@ -37,7 +37,7 @@ pdf: $(INSTALLED) ## the same as one file to print or to keep, _build/vaebook.pd
 	@$(BIN)/vaebook build --pdf
 
 test: $(INSTALLED) ## unit tests, doctests, and every chapter against its stored outputs
-	@$(BIN)/pytest -n auto --dist loadscope --nbval notebooks tests vaebook
+	@$(BIN)/pytest -n auto --dist loadscope --nbval --built notebooks tests vaebook
 
 test-portable: $(INSTALLED) ## the stored outputs again, as one thread of an older processor computes them
 	@OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 \

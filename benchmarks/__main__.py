@@ -20,7 +20,7 @@ import torch
 
 from benchmarks import book, epoch, growth, likelihood, published
 from benchmarks.measure import ROOT, Row
-from vaebook.runner.processes import cores
+from vaebook_runner.execute import cores
 
 HEAD = ("what", "median", "from–to", "target", "verdict", "")
 PARTS = {
@@ -129,9 +129,7 @@ def main() -> int:
     out = arguments.out or (None if arguments.quick else RESULTS)
     if out is not None and out.is_file() and not out.read_text(encoding="utf-8").startswith(head):
         if arguments.parts:
-            print(
-                f"{out} is of another machine or day and stays as it is: measure all parts to replace it.\n"
-            )
+            print(f"{out} is of another machine or day and stays as it is: measure all parts to replace it.\n")
             out = None
         else:
             out.unlink()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks.measure import ROOT, Row, fresh, interleaved
+from vaebook_runner import records
 
 MOST_HELP, MOST_IMPORT = 0.5, 0.15  # seconds, as all that follow
 MOST_TEST = 720.0
@@ -46,18 +46,11 @@ def rows(quick: bool = False) -> list[Row]:
 
 def command(folder: Path, *words: str) -> float:
     """Seconds of ``vaebook WORDS…`` with the module of that folder."""
-    begun = time.perf_counter()
-    run(folder, *words)
-    return time.perf_counter() - begun
-
-
-def run(folder: Path, *words: str) -> str:
-    """What ``vaebook WORDS…`` says while it works."""
     environment = {**os.environ, "PYTHONPATH": str(folder)}
-    line = [sys.executable, "-m", "vaebook.cli", *words]
-    return subprocess.run(
-        line, cwd=folder, env=environment, capture_output=True, text=True, check=True
-    ).stderr
+    begun = time.perf_counter()
+    line = [sys.executable, "-m", "vaebook_runner", *words]
+    subprocess.run(line, cwd=folder, env=environment, capture_output=True, check=True)
+    return time.perf_counter() - begun
 
 
 def of_the_build(rounds: int) -> dict[str, list[float]]:
@@ -75,13 +68,13 @@ def one_chapter(copy: Path) -> list[float]:
     """Seconds of a build beyond those of the chapter that changed."""
     source = copy / "notebooks" / f"{CHAPTER}.md"
     source.write_text(source.read_text(encoding="utf-8") + "\nOne more sentence.\n", encoding="utf-8")
-    begun = time.perf_counter()
-    said = run(copy, "build")
-    seconds = time.perf_counter() - begun
-    own = re.search(rf"{CHAPTER}: ([\d.]+) s", said)
-    if own is None:
-        raise RuntimeError(f"the chapter was not executed:\n{said}")
-    return [seconds - float(own[1])]
+    record = copy / "_build" / "executed" / f"{CHAPTER}.json"
+    before = records.read(record).id
+    seconds = command(copy, "build")
+    after = records.read(record)
+    if after.id == before:
+        raise RuntimeError("the chapter was not executed")
+    return [seconds - after.seconds]
 
 
 def of_the_tests(quick: bool = False) -> list[Row]:

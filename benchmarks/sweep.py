@@ -15,13 +15,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
 import nbformat
 
-from vaebook.runner import records, results, sweep
-from vaebook.runner.records import Record
+from vaebook_runner import records, results
+from vaebook_runner.execute import cores
+from vaebook_runner.jobs import plan_sweep
+from vaebook_runner.records import Measured, Record
+from vaebook_runner.sweep import here, sweep
 
 AT_ONCE = 2
 HIGHEST_RATIO = 0.6
@@ -46,15 +50,13 @@ def write_chapter(path: Path) -> None:
 def timed(command: list[str], folder: Path, said: str | None = None) -> float:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     begun = time.monotonic()
-    subprocess.run(
-        command, cwd=folder, input=said, text=True, capture_output=True, check=True, env=environment
-    )
+    subprocess.run(command, cwd=folder, input=said, text=True, capture_output=True, check=True, env=environment)
     return time.monotonic() - begun
 
 
 def seconds_of_sweep(folder: Path, runs: int) -> float:
     words = ["sweep", "tiny.ipynb", "--seeds", str(runs), "--jobs", str(AT_ONCE), "-o", "runs"]
-    return timed([sys.executable, "-m", "vaebook.cli", *words], folder)
+    return timed([sys.executable, "-m", "vaebook_runner", *words], folder)
 
 
 def seconds_of_papermill(folder: Path, runs: int) -> float:
@@ -84,28 +86,20 @@ def seconds_of_bookkeeping(folder: Path, count: int) -> tuple[float, float]:
     """Seconds to resume a sweep that is done, and to list its runs."""
     chapter, runs = folder / "tiny.ipynb", folder / "many"
     runs.mkdir()
-    for job in sweep.plan(chapter, runs, {}, {}, count):
-        values = {"tiny-mean": {"value": 0.5, "stderr": 0.1}}
-        fields = {
-            "id": job.id,
-            "status": "done",
-            "chapter": "tiny",
-            "parameters": job.values,
-            "values": values,
-        }
-        (runs / f"{job.id}.json").write_text(records.text(Record.model_validate(fields)))
-        (runs / f"{job.id}.ipynb").write_text("")
+    for job in plan_sweep(chapter, runs, {}, {}, count):
+        values = {"tiny-mean": Measured(value=0.5, stderr=0.1)}
+        record = Record(id=job.id, status="done", chapter="tiny", parameters=job.values, values=values)
+        job.record.write_text(record.model_dump_json())
+        job.notebook.write_text("")
     begun = time.monotonic()
-    sweep.sweep(sweep.plan(chapter, runs, {}, {}, count), runs)
+    sweep(plan_sweep(chapter, runs, {}, {}, count), partial(here, cores()))
     resumed = time.monotonic()
-    results.text(results.ordered(results.read(runs)[0], "tiny-mean", largest_first=True))
+    results.text(results.read(runs)[0].sort_values("tiny-mean", ascending=False))
     return resumed - begun, time.monotonic() - resumed
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=64)
     parser.add_argument("--records", type=int, default=10_000)
     arguments = parser.parse_args()

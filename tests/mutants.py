@@ -186,8 +186,9 @@ def preload() -> None:
         "sympy",
         "scipy.ndimage",
         "PIL.Image",
-        "jupyter_client.manager",
         "nbformat",
+        "vaebook_runner.execute",
+        "vaebook_runner.forked",
     ):
         importlib.import_module(name)
     gc.collect()

@@ -10,9 +10,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vaebook.runner.chapters import read_notebook
-from vaebook.runner.forked import start_server
-from vaebook.runner.parameters import declared_parameters
+from vaebook_runner.chapters import read_notebook
+from vaebook_runner.parameters import parameters_of
 
 ROOT = Path(__file__).parent.parent
 # No chapter's defaults. The epochs stay: claims about training rest on them.
@@ -21,16 +20,15 @@ OTHER = {"seed": "1", "latent_dim": "3", "hidden": "200", "objective": "iwae", "
 
 def run(chapter: Path, folder: Path) -> int:
     """One chapter in a process of its own; 0 when every cell ran."""
-    declared = declared_parameters(read_notebook(chapter), chapter.name)
+    declared = parameters_of(read_notebook(chapter), chapter.name).model_fields
     values = {name: value for name, value in OTHER.items() if name in declared}
-    if (
-        "n_samples" in declared
-    ):  # the size of an average in the early chapters, draws for each image in the late
-        default = int(declared["n_samples"].default)
+    # The size of an average in the early chapters, draws for each image in the late.
+    if "n_samples" in declared:
+        default = declared["n_samples"].default
         values["n_samples"] = str(default // 4 if default > 1000 else default + 1)
     options = [word for name, value in values.items() for word in ("-p", name, value)]
     out = folder / f"{chapter.stem}.ipynb"
-    command = [sys.executable, "-m", "vaebook.cli", "run", str(chapter), *options, "-o", str(out)]
+    command = [sys.executable, "-m", "vaebook_runner", "run", str(chapter), *options, "-o", str(out)]
     status = subprocess.run(command, cwd=ROOT, check=False).returncode
     print(f"{chapter.stem} {' '.join(options)}: {'ok' if status == 0 else f'status {status}'}", flush=True)
     return status
@@ -40,7 +38,6 @@ def main() -> int:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"
-    start_server()
     chapters = sorted((ROOT / "notebooks").glob("[0-9]*.md"))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return max(pool.map(lambda chapter: run(chapter, folder), chapters))

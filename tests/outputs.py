@@ -9,21 +9,29 @@ number, order, kind and media types. Their content is compared as
 
 The tolerance is `EXACT`. The tag `trained` on a cell widens it to `TRAINED`. A tag such as
 `rtol-0.05` sets the relative tolerance of the cell's numbers; the tolerance of pictures stays.
+
+With `--built`, chapters of which `vaebook build` left an executed copy that is up to date are not executed
+again: the copy's outputs are compared instead (`built`). The last lines of a session count both.
 """
 
 import base64
+import importlib
 import io
 import json
 import math
 import re
+import sys
+from collections import Counter
 from collections.abc import Iterable
 from decimal import Decimal
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import nbformat
 import numpy as np
 import pytest
-from nbval.plugin import IPyNbCell
+from nbval.plugin import IPyNbCell, IPyNbFile
 from PIL import Image
 from scipy.ndimage import gaussian_filter, uniform_filter
 
@@ -215,6 +223,13 @@ def compare_outputs(stored: list[dict[str, Any]], computed: list[dict[str, Any]]
     return reasons
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    words = (
+        "with --nbval: compare with what `vaebook build` executed where that is up to date, in place of executing it"
+    )
+    parser.addoption("--built", action="store_true", help=words)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # Kernels use the interpreter that runs pytest, even if its environment is not activated or the machine
     # has another kernel of the same name.
@@ -230,9 +245,102 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     if item.cell.execution_count is None:
         item.cell.execution_count = 0
     item.compare_outputs = partial(_compare_cell, item, tolerance_for(item.cell.metadata.get("tags", [])))
+    item.parent.setup = partial(set_up, item.parent)
 
 
 def _compare_cell(item: IPyNbCell, tolerance: Tolerance, test: Any, ref: Any) -> bool:
     """Replaces `IPyNbCell.compare_outputs`. Returns True if equal, and sets the reasons for nbval's report."""
     item.comparison_traceback = compare_outputs(ref, test, tolerance)
     return not item.comparison_traceback
+
+
+# --- what the build executed, in place of a kernel ---
+
+counted: Counter[str] = Counter()  # chapters: compared, executed; their kernels: forked, plain
+
+
+class Replay:
+    """In place of nbval's kernel: answers each cell with the outputs that the build's kernel gave to it.
+
+    nbval receives them as it would from a kernel, so that it compares them with the stored ones in the same way.
+    """
+
+    def __init__(self, cells: list[Any]) -> None:
+        self.cells, self.messages = iter(cells), iter(list[Any]())
+
+    def is_alive(self) -> bool:
+        return True
+
+    def stop(self) -> None: ...
+
+    def await_reply(self, msg_id: str, timeout: float | None = None) -> None: ...
+
+    def await_idle(self, parent_id: str, timeout: float) -> None: ...
+
+    def execute_cell_input(self, source: str, allow_stdin: bool | None = None) -> str:
+        cell = next(cell for cell in self.cells if cell.source == source)  # a selection may leave cells out
+        answers = [*((output.output_type, output) for output in cell.outputs), ("status", {"execution_state": "idle"})]
+        header = {"msg_id": source}
+        self.messages = iter([{"msg_type": kind, "content": c, "parent_header": header} for kind, c in answers])
+        return source
+
+    def get_message(self, stream: str, timeout: float | None = None) -> dict[str, Any]:
+        return next(self.messages)
+
+
+def built(stored: Path) -> list[Any] | None:
+    """The code cells of a stored notebook as the build executed them; None if a kernel might answer otherwise now.
+
+    They have to be up to date, from this machine with these packages, and newer than the stored notebook: what was
+    stored from a run agrees with that run whatever it printed.
+    """
+    from vaebook_runner import chapters, jobs, records
+
+    source, root = stored.with_suffix(".md"), chapters.find_root(stored.parent)
+    if root is None or not source.is_file():
+        return None
+    (job,) = jobs.plan_book(chapters.Book(root, [source]), {})
+    if not job.is_done() or job.notebook.stat().st_mtime_ns <= stored.stat().st_mtime_ns:
+        return None
+    record = records.read(job.record)
+    if (record.versions, record.device) != (records.versions(), records.device()):
+        return None
+    cells, ours = (
+        [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        for path in (job.notebook, stored)
+    )
+    return cells if [cell.source for cell in cells] == [cell.source for cell in ours] else None
+
+
+def set_up(chapter: IPyNbFile) -> None:
+    """Replaces `IPyNbFile.setup`: starts a chapter's kernel, or takes what the build executed, and counts which."""
+    if chapter.config.getoption("built", False) and (cells := built(chapter.path)):
+        chapter.kernel = Replay(cells)
+        chapter.setup_sanitize_files()
+        counted["compared"] += 1
+        return
+    # Only there are kernels forked (`conftest.py` chooses it).
+    kernels = importlib.import_module("vaebook_runner.forked").counts if sys.platform == "linux" else {}
+    before = Counter(kernels)
+    IPyNbFile.setup(chapter)
+    counted.update(Counter(kernels) - before)
+    counted["executed"] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # of a process that runs tests for another one
+        session.config.workeroutput["counted"] = dict(counted)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    counted.update(getattr(node, "workeroutput", {}).get("counted", {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if counted:
+        compared, executed = counted["compared"], counted["executed"]
+        write = terminalreporter.write_line
+        write(f"{compared} chapters compared with what the build executed, {executed} executed")
+        if sys.platform == "linux":
+            write(f"kernels: {counted['forked']} forked, {counted['plain']} plain")

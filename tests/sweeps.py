@@ -113,11 +113,11 @@ class Book:
         before = [signal.getsignal(number) for number in numbers]
         self.capsys.readouterr()
         try:
-            code = cli.main([str(word) for word in words])
+            with event_loops_collected():
+                code = cli.main([str(word) for word in words])
         finally:
             for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler)
-            collect_event_loops()
         return code, *self.capsys.readouterr()
 
     def sweep(self, *words: object) -> tuple[int, str, str]:
@@ -175,9 +175,11 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
             process.kill()
 
 
-def collect_event_loops() -> None:
-    """Jupyter's client leaves the event loop of a thread that has ended to the garbage collector, which complains."""
+@contextmanager
+def event_loops_collected() -> Iterator[None]:
+    """Jupyter's client leaves the event loops of threads that ended to the garbage collector, which complains."""
     with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        yield
         gc.collect()
 
 

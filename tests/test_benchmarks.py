@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import __main__ as table
-from benchmarks import book, epoch, growth, likelihood, measure, published
+from benchmarks import __main__ as table, book, epoch, growth, likelihood, measure, published
 from benchmarks.measure import Row
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from vaebook.runner.checks import MARK, ChecksDisagree, page, read, unchecked
+from vaebook_runner.checks import MARK, page, read
+from vaebook_runner.files import Failed
 
 
 def check(label: str) -> dict[str, Any]:
@@ -26,33 +27,35 @@ def test_every_check_has_a_row_and_every_equation_one_anchor() -> None:
     assert written.count("(checked-eq-a)=") == written.count("(checked-eq-c)=") == 1
     assert written.count("{eq}`eq-a`") == 3
     assert "checked-def-a" not in written
-    assert "{doc}`notebooks/02_two`" in written
+    assert "{doc}`/notebooks/02_two`" in written
     assert "2e-16" in written
     assert written.count("## A title") == 2
     assert MARK not in written
 
 
 def test_a_claim_without_a_check_lowers_the_coverage_and_is_named() -> None:
-    one = read("01_one", notebook(["eq-a", "eq-b"], ["eq-a"]))
-    assert unchecked([one]) == ["eq-b"]
-    assert "1 of 2 claims are checked in their own chapter, 50 %" in page(MARK, [one])
-    assert "Without a check in this build: {eq}`eq-b`." in page(MARK, [one])
+    written = page(MARK, [read("01_one", notebook(["eq-a", "eq-b"], ["eq-a"]))])
+    assert "1 of 2 claims are checked in their own chapter, 50 %" in written
+    assert "Without a check in this build: {eq}`eq-b`." in written
 
 
 def test_a_check_in_another_chapter_does_not_count() -> None:
-    chapters = [read("01_one", notebook(["eq-a"], [])), read("02_two", notebook([], ["eq-a"]))]
-    assert unchecked(chapters) == ["eq-a"]
+    written = page(MARK, [read("01_one", notebook(["eq-a"], [])), read("02_two", notebook([], ["eq-a"]))])
+    assert "0 of 1 claims" in written
+    assert "Without a check in this build: {eq}`eq-a`." in written
+
+
+def test_a_definition_claims_nothing() -> None:
+    assert "0 of 0 claims" in page(MARK, [read("01_one", notebook(["def-a"], []))])
 
 
 @pytest.mark.parametrize(
     ("chapters", "said"),
     [
-        ([(["eq-a"], ["eq-a", "eq-z"])], "not there: eq-z"),
-        ([(["eq-a"], []), (["eq-a"], [])], "twice: eq-a"),
+        ([(["eq-a"], ["eq-a", "eq-z"])], r"do not exist: \['eq-z'\]"),
+        ([(["eq-a"], []), (["eq-a"], [])], r"twice: \['eq-a'\]"),
     ],
 )
-def test_labels_that_do_not_fit_stop_the_build(
-    chapters: list[tuple[list[str], list[str]]], said: str
-) -> None:
-    with pytest.raises(ChecksDisagree, match=said):
+def test_labels_that_do_not_fit_stop_the_build(chapters: list[tuple[list[str], list[str]]], said: str) -> None:
+    with pytest.raises(Failed, match=said):
         page(MARK, [read(f"{k:02d}", notebook(*c)) for k, c in enumerate(chapters)])

@@ -1,4 +1,4 @@
-"""The house stands on its floors: a module imports from floors below its own, never from a sibling. And it stays small."""
+"""A module imports only from floors below its own, never from its own floor; and both packages stay small."""
 
 import ast
 from pathlib import Path
@@ -24,7 +24,6 @@ RUNNER_FLOORS = [
     {"execute"},
     {"jobs"},
     {"sweep"},
-    {"cluster"},
     {"results"},
     {"checks"},
     {"book"},

@@ -223,10 +223,19 @@ def test_the_end_of_a_kernel_and_its_status_are_noticed(start: Callable[..., Ker
     kernel = start()
     child = int(kernel.printed("import os, subprocess; print(subprocess.Popen(['sleep', '60']).pid)"))
     kernel.client.execute(code)
-    assert kernel.process.wait(10) == status
+    kernel.process.join(10)
+    assert kernel.process.exitcode == status
     assert not kernel.manager.is_alive()
     kernel.stop()
     assert gone(child)
+
+
+def test_a_kernel_that_is_gone_may_be_interrupted_and_shut_down(start: Callable[..., Kernel]) -> None:
+    kernel = start()
+    kernel.client.execute("import os; os._exit(7)")
+    kernel.process.join(10)
+    kernel.manager.interrupt_kernel()
+    kernel.stop()
 
 
 def test_a_shutdown_ends_the_whole_process_group(start: Callable[..., Kernel]) -> None:
@@ -237,7 +246,7 @@ def test_a_shutdown_ends_the_whole_process_group(start: Callable[..., Kernel]) -
     orphan = int(kernel.printed(code))
     assert psutil.pid_exists(orphan)
     kernel.manager.shutdown_kernel()
-    assert process.returncode == 0
+    assert process.exitcode == 0
     assert gone(process.pid)
     assert gone(orphan)
 
@@ -287,7 +296,7 @@ def test_a_process_that_may_have_no_children_of_its_kind_makes_a_plain_start(
 def test_when_the_server_is_killed_its_kernels_end_and_the_next_start_works() -> None:
     code = OWNER + (
         "kernel.parent().kill()\n"
-        "manager.provisioner.process.wait(20)\n"
+        "manager.provisioner.process.join(20)\n"
         "again = start()\n"
         "print(manager.is_alive(), again.is_alive(), flush=True)\n"
         "again.shutdown_kernel(now=True)\n"

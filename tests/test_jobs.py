@@ -1,7 +1,11 @@
-"""The plan of a build: which chapters are to be executed, because what they are made from or their values changed."""
+"""The plan of a build, which executes a chapter when what it is made from or its values changed, and that of a sweep."""
 
 from __future__ import annotations
 
+import os
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +14,7 @@ from small_book import pretend, write_project
 
 from vaebook_runner import chapters
 from vaebook_runner.files import UsageError
-from vaebook_runner.jobs import Job, plan_book
+from vaebook_runner.jobs import Job, plan_book, plan_sweep
 
 
 @pytest.fixture
@@ -133,3 +137,48 @@ def test_a_parameter_that_no_chapter_declares_is_refused(project: Path) -> None:
         plan(epochs="3")
     with pytest.raises(UsageError, match="'seed'"):
         plan(seed="2.5")
+
+
+# Jobs of a sweep
+
+
+PLAN = """\
+import sys
+from pathlib import Path
+from vaebook_runner import chapters
+from vaebook_runner.jobs import plan_sweep
+chapters.vaebook.__file__ = sys.argv[1]
+grid = {"rate": ["0.5", "1e-4", ".5"]}
+print(*(job.id for job in plan_sweep(Path("notebooks/02_second.md"), Path("runs"), {"seed": "3"}, grid, 2)))
+"""
+
+
+def sweep_jobs() -> list[Job]:
+    grid = {"rate": ["0.5", "1e-4", ".5"]}
+    return plan_sweep(Path("notebooks/02_second.md"), Path("runs"), {"seed": "3"}, grid, 2)
+
+
+def test_another_process_makes_the_same_jobs(project: Path) -> None:
+    ids = [job.id for job in sweep_jobs()]
+    assert len(set(ids)) == 4
+    for seed in ("1", "2"):
+        command = [sys.executable, "-c", PLAN, str(chapters.vaebook.__file__)]
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ids
+
+
+def test_a_job_can_be_sent_to_another_machine_and_carries_everything(
+    project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    job = sweep_jobs()[1]
+    monkeypatch.chdir(tmp_path)
+    copy = pickle.loads(pickle.dumps(job))
+    assert copy == job
+    assert job.values == {"seed": 4, "rate": 0.5}
+    assert (job.folder, job.cwd) == (str(project / "runs"), str(project))
+    assert Path(job.source) == project / "notebooks" / "02_second.md"
+    assert {Path(file).name for file in job.made_from} == {"02_second.md", "gaussians.py", "requirements.lock"}
+    assert all(Path(file).is_absolute() for file in job.made_from)
+    assert pretend([copy]) == [job.name]
+    assert job.is_done()

@@ -114,7 +114,7 @@ def lab(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     named = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
     folders = {name: str(own / name) for name in named}
     command = [
-        *(sys.executable, "-m", "jupyterlab", f"--config={PROJECT / '_lab' / 'jupyter_lab_config.py'}"),
+        *(sys.executable, "-m", "jupyterlab", f"--config={PROJECT / 'jupyterlab' / 'jupyter_lab_config.py'}"),
         *(f"--ServerApp.root_dir={root}", f"--LabApp.workspaces_dir={own / 'workspaces'}"),
         *("--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", "--no-browser", "--allow-root"),
     ]
@@ -239,9 +239,7 @@ def test_a_chapter_is_run_edited_and_saved_from_its_markdown(lab: Lab, page: Pag
 
 
 @in_browser
-def test_an_explorer_is_a_picture_until_it_is_run_and_saving_a_notebook_writes_its_source(
-    lab: Lab, page: Page
-) -> None:
+def test_an_explorer_is_a_picture_until_it_is_run_and_saving_a_notebook_writes_its_source(lab: Lab, page: Page) -> None:
     notebook = open_file(page, "explorer.ipynb")
     # Scripts of a notebook that came from elsewhere do not run.
     expect(notebook.locator(".jp-OutputArea-output img")).to_be_visible()

@@ -1,5 +1,7 @@
 """What surrounds the code: one list of dependencies, a lock without addresses, a wheel that installs."""
 
+import ast
+import importlib.metadata
 import re
 import shutil
 import subprocess
@@ -40,9 +42,7 @@ def test_environment_yml_is_held_to_pyproject() -> None:
 
 def test_the_lock_holds_every_dependency_with_hashes_and_no_address() -> None:
     text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    assert names([*PROJECT["dependencies"], *(p for group in EXTRAS.values() for p in group)]) <= set(
-        locked()
-    )
+    assert names([*PROJECT["dependencies"], *(p for group in EXTRAS.values() for p in group)]) <= set(locked())
     assert "://" not in text
     entries = re.split(r"\n(?=\S)", text[text.index("\n", text.rindex("# ")) + 1 :].strip())
     assert len(entries) > 100
@@ -74,7 +74,8 @@ def empty_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel of this tree in an environment that holds nothing else."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"  # a copy: setuptools leaves its own folders beside what it builds
-    shutil.copytree(ROOT / "vaebook", source / "vaebook", ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("vaebook", "vaebook_runner"):
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
@@ -97,19 +98,51 @@ def empty_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_imports_in_an_empty_environment(empty_environment: Path) -> None:
-    names = ("book.mplstyle", "explorer.css", "explorer.js")
-    code = f"""import vaebook, importlib.resources as r
-print(vaebook.__version__, *(r.files(vaebook) / name for name in {names}), sep="\\n")"""
+    names = {
+        "vaebook": ("py.typed", "book.mplstyle", "explorer.css", "explorer.js"),
+        "vaebook_runner": ("py.typed", "print.js"),
+    }
+    code = f"""import vaebook, vaebook_runner, importlib.resources as r
+print(vaebook.__version__, *(r.files(p) / name for p, names in {names}.items() for name in names), sep="\\n")"""
     command = [empty_environment / "python", "-I", "-W", "error", "-c", code]
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     version, *paths = shown.splitlines()
     assert version == PROJECT["version"]
+    assert len(paths) == 6
     assert all(Path(path).is_file() and "site-packages" in path for path in paths)
 
 
-def test_help_needs_nothing_installed(empty_environment: Path) -> None:
-    shown = subprocess.run(
-        [empty_environment / "vaebook", "--help"], check=True, capture_output=True, text=True
-    ).stdout
-    assert "run" in shown
-    assert "build" in shown
+def test_without_its_extra_the_command_says_what_to_install(empty_environment: Path) -> None:
+    for words in ([empty_environment / "vaebook", "--help"], [empty_environment / "python", "-m", "vaebook_runner"]):
+        done = subprocess.run(words, check=False, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (1, "")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("vaebook: ")
+        assert "click" in line
+        assert "pip install '.[run]'" in line
+
+
+def test_with_the_extra_run_the_installed_command_lists_all_that_it_can_do(empty_environment: Path) -> None:
+    # The packages of the environment that runs the tests, without those of this project.
+    code = f"import sys; sys.path += {[p for p in sys.path if p.endswith('site-packages')]!r}\n"
+    code += "from importlib.metadata import distribution\n"
+    code += "found = distribution('vaebook').entry_points.select(group='console_scripts', name='vaebook')\n"
+    code += "(command,) = found; sys.argv = ['vaebook', '--help']; sys.exit(command.load()())"
+    done = subprocess.run([empty_environment / "python", "-I", "-c", code], check=True, capture_output=True, text=True)
+    listed = [line.split()[0] for line in done.stdout.split("Commands:\n")[1].splitlines()]
+    assert listed == ["build", "compare", "params", "refresh", "results", "run", "sweep"]
+
+
+def test_every_package_that_the_runner_imports_is_in_the_extra_run_or_in_the_core() -> None:
+    """Those that it imports in one function alone may be of another extra, which a message there names."""
+    declared = names([*PROJECT["dependencies"], *EXTRAS["run"]])
+    distributions = importlib.metadata.packages_distributions()
+    for path in (ROOT / "vaebook_runner").glob("*.py"):
+        if path.stem == "pages":  # Sphinx loads it, which comes with the extra book
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            for top in {module.split(".")[0] for module in modules} - sys.stdlib_module_names:
+                found = {name.lower().replace("_", "-") for name in distributions[top]}
+                assert found & (declared | {"vaebook"}), f"{path.name} imports {top}"

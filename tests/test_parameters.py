@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import sweeps
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from sources import HEADER
 from sweeps import CHAPTER, Book, tree
 
@@ -115,12 +114,12 @@ REFUSED = {
         "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
         "not a mapping of names to numbers or texts",
     ),
-    "whole number": ("seed: 2.5", "parameter 'seed' needs a whole number"),
-    "true for a number": ("seed: true", "parameter 'seed' needs a whole number"),
-    "number for text": ("mode: 3", "parameter 'mode' needs text"),
-    "not finite": ("rate: .nan", "parameter 'rate' needs a finite number"),
+    "whole number": ("seed: 2.5", "parameter 'seed' of tiny needs a whole number"),
+    "true for a number": ("seed: true", "parameter 'seed' of tiny needs a whole number"),
+    "number for text": ("mode: 3", "parameter 'mode' of tiny needs text"),
+    "not finite": ("rate: .nan", "parameter 'rate' of tiny needs a finite number"),
     "infinite": ("rate: 1e999", "needs a finite number"),
-    "neither true nor false": ("flag: perhaps", "parameter 'flag' needs true or false"),
+    "neither true nor false": ("flag: perhaps", "parameter 'flag' of tiny needs true or false"),
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from vaebook.runner.chapters import read_notebook
+from vaebook_runner.chapters import read_notebook
 
 ROOT = Path(__file__).parent.parent
 CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9]*.md"))
@@ -109,8 +109,8 @@ def test_no_result_is_typed(chapter: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["intro", "notation", "checks", "explorer"])
-def test_nor_on_the_other_pages(name: str) -> None:
-    found = results((ROOT / f"{name}.md").read_text(encoding="utf-8"))
+def test_no_result_is_typed_on_the_other_pages(name: str) -> None:
+    found = results((ROOT / "pages" / f"{name}.md").read_text(encoding="utf-8"))
     assert set(found) == set(GIVEN.get(name, {}))
 
 

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,29 +16,27 @@ import pytest
 
 from vaebook_runner import cli, results
 from vaebook_runner.jobs import plan_sweep
-from vaebook_runner.records import Measured, Record
 
 NASTY = 'a "b", $(c)\n$d é'
 CONTROL = "\x1b[2J\x07\u202e"
 FORMULAS = ["=1+1", "+1", "-p", "@SUM(A1)", "\t=1", "\r=1", "=cmd|' /C calc'!A0"]
 
 
-def store(folder: Path, number: int, **changes: Any) -> Record:
-    """A finished run, as a sweep leaves it."""
-    fields: dict[str, Any] = {
+def store(folder: Path, number: int, **changes: Any) -> None:
+    """A finished run, as a sweep leaves it; or a file that says so, with ``changes``."""
+    record = {
         "id": f"{number:020x}",
         "status": "done",
         "chapter": "tiny",
         "parameters": {"latent_dim": number % 3, "rate": 0.5 * number, "mode": NASTY, "flag": number % 2 == 0},
-        "values": {"elbo": Measured(value=-10.0 + number, stderr=0.25), "m": Measured(value=2.0)},
+        "values": {"elbo": {"value": -10.0 + number, "stderr": 0.25}, "m": {"value": 2.0}},
         "began": datetime.now(UTC).isoformat(timespec="microseconds"),
         "seconds": 1.5,
         "notebook_bytes": 4,
     }
-    record = Record(**fields | changes)
-    (folder / f"{record.id}.json").write_text(record.model_dump_json(), encoding="utf-8")
-    (folder / f"{record.id}.ipynb").write_text("x" * record.notebook_bytes)
-    return record
+    record |= changes
+    (folder / f"{record['id']}.json").write_text(json.dumps(record), encoding="utf-8")
+    (folder / f"{record['id']}.ipynb").write_text("x" * record["notebook_bytes"])
 
 
 @pytest.fixture
@@ -89,19 +90,30 @@ def test_the_largest_come_first_and_the_unmeasured_last(
     assert [float(line.split()[3]) for line in shown(folder, capsys, "--best", column)[1:]] == rates
 
 
-def test_columns_for_which_the_terminal_is_too_narrow_follow_below(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("room", [40, 20])
+def test_a_narrow_terminal_says_what_it_leaves_out(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
-    wide = {word for line in shown(folder, capsys) for word in line.split()}
-    monkeypatch.setenv("COLUMNS", "40")
-    lines = shown(folder, capsys)
-    assert all(len(line) <= 40 for line in lines)
-    assert wide <= {word for line in lines for word in line.split()}
+    columns = len(shown(folder, capsys)[0].split())
+    monkeypatch.setenv("COLUMNS", str(room))
+    *lines, last = shown(folder, capsys)
+    assert all(len(line) <= room for line in lines)
+    kept = len(lines[0].split())
+    assert last == f"{columns - kept} more columns do not fit here; --csv FILE writes them all"
+
+
+@pytest.mark.parametrize("room", ["1", "7", "10"])
+def test_the_narrowest_terminal_still_shows_which_runs_there_are(folder: Path, room: str) -> None:
+    command = [sys.executable, "-m", "vaebook_runner", "results", str(folder)]
+    done = subprocess.run(
+        command, env={**os.environ, "COLUMNS": room}, capture_output=True, encoding="utf-8", timeout=60, check=True
+    )
+    assert done.stdout.splitlines()[1].startswith("00000000")
 
 
 def test_an_unknown_column_lists_the_columns(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["results", str(folder), "--best", "elbow"]) == 2
-    assert "no column 'elbow'; there are: id, latent_dim, rate, mode, flag, elbo," in capsys.readouterr().err
+    assert "'elbow'; there are: id, latent_dim, rate, mode, flag, elbo," in capsys.readouterr().err
 
 
 def test_values_of_several_types_are_sorted_or_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,7 +143,7 @@ def test_pandas_reads_the_csv(folder: Path, tmp_path: Path) -> None:
 def test_the_csv_keeps_all_digits_of_negative_and_other_numbers(empty: Path, tmp_path: Path) -> None:
     numbers = [-0.1 - 0.2, 1e-300, 12345678.912345678, -1.0]
     for number, value in enumerate(numbers):
-        store(empty, number, values={"m": Measured(value=value)})
+        store(empty, number, values={"m": {"value": value}})
     path = tmp_path / "t.csv"
     assert cli.main(["results", str(empty), "--csv", str(path)]) == 0
     with path.open(encoding="utf-8", newline="") as file:
@@ -151,11 +163,11 @@ def test_a_spreadsheet_computes_no_text_of_the_csv(empty: Path, tmp_path: Path, 
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_a_spreadsheet_computes_no_column_name_of_the_csv(empty: Path, tmp_path: Path, formula: str) -> None:
     store(empty, 1, parameters={formula: 1})
-    store(empty, 2, values={formula: Measured(value=1.0, stderr=1.0)})
+    store(empty, 2, values={formula: {"value": 1.0, "stderr": 1.0}})
     store(empty, 3)
     path = tmp_path / "t.csv"
     assert cli.main(["results", str(empty), "--csv", str(path)]) == 0
-    assert not [name for name in pandas.read_csv(path).columns if name.startswith(results.FORMULA)]
+    assert not [name for name in pandas.read_csv(path).columns if name.startswith(tuple("=+-@\t\r"))]
 
 
 def test_a_table_has_the_types_of_its_values(folder: Path) -> None:
@@ -181,7 +193,7 @@ def test_no_file_sends_control_characters_to_the_terminal(
     for number in (1, 2):
         store(empty, number, parameters={"mode": f"{CONTROL}{number}"}, error=CONTROL, chapter=CONTROL)
         store(empty, 10 + number, parameters={f"p{CONTROL}": number})
-        store(empty, 20 + number, values={f"v{CONTROL}": Measured(value=1.0 * number, stderr=1.0)})
+        store(empty, 20 + number, values={f"v{CONTROL}": {"value": 1.0 * number, "stderr": 1.0}})
     record = json.loads((empty / f"{1:020x}.json").read_text(encoding="utf-8"))
     (empty / f"{3:020x}.json").write_text(json.dumps(record | {CONTROL: 1}))
     (empty / f"{CONTROL}.json").write_text("{}")
@@ -280,7 +292,7 @@ def test_compare_takes_a_record_as_well_as_a_notebook(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"parameters": {"mode": CONTROL}}, {"parameters": {CONTROL: 1}}, {"values": {CONTROL: Measured(value=1.0)}}],
+    [{"parameters": {"mode": CONTROL}}, {"parameters": {CONTROL: 1}}, {"values": {CONTROL: {"value": 1.0}}}],
 )
 def test_compare_sends_no_control_characters_to_the_terminal(
     empty: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any]

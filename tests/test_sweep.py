@@ -103,7 +103,7 @@ def test_equal_values_are_one_run_whichever_way_they_are_given(book: Book) -> No
     [
         (["-g", "rates", "1,2"], "no parameter 'rates'; it declares:"),
         (["-p", "rates", "1"], "no parameter 'rates'"),
-        (["-g", "rate", "1,banana"], "parameter 'rate' needs a finite number"),
+        (["-g", "rate", "1,banana"], "parameter 'rate' of tiny needs a finite number"),
         (["-g", "rate", "1,,2"], "got ''"),
         (["-g", "rate", ""], "got ''"),
         (["-g", "rate", "1,2", "-p", "rate", "3"], "'rate' has both one value and a grid"),
@@ -112,11 +112,12 @@ def test_equal_values_are_one_run_whichever_way_they_are_given(book: Book) -> No
         (["-g", "seed", "1,2", "--seeds", "2"], "--seeds needs a chapter with a parameter seed, and no grid"),
         (["--jobs", str(cores() + 1)], f"{cores() + 1} is not in the range 1<=x<={cores()}"),
         (["--jobs", "0"], "0 is not in the range"),
+        (["--jobs", "1", "--scheduler", "tcp://127.0.0.1:1"], "--jobs is for this machine"),
         (["--seeds", "0"], "0 is not in the range"),
-        (["--timeout", "0"], "is not in the range"),
-        (["--timeout", "inf"], "is not in the range"),
-        (["--timeout", "nan"], ""),
-        (["--timeout", "soon"], "'soon' is not a valid float"),
+        (["--timeout", "0"], "0 is not in the range"),
+        (["--timeout", "inf"], "not a valid integer"),
+        (["--timeout", "nan"], "not a valid integer"),
+        (["--timeout", "soon"], "'soon' is not a valid integer"),
         (["--dry-run", "-g", "rate"], "requires 2 arguments"),
         (["--retries", "1"], "No such option"),
         (["--sed", "3"], "No such option"),
@@ -217,6 +218,21 @@ def test_what_was_only_touched_is_not_executed_again(book: Book, pretended: list
     for path in (book.chapter, book.module, book.root / "requirements.lock"):
         os.utime(path)
     assert book.sweep()[0] == 0
+    assert len(pretended) == 1
+
+
+def test_a_chapter_is_the_same_whichever_way_it_is_named(
+    book: Book, pretended: list[Pretended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert book.sweep()[0] == 0
+    for folder, name in (
+        (".", "notebooks/tiny.md"),
+        (".", str(book.chapter)),
+        ("notebooks", "tiny.md"),
+        ("module", "tiny"),
+    ):
+        monkeypatch.chdir(book.root / folder)
+        assert book.vaebook("sweep", name, "-o", book.runs)[0] == 0
     assert len(pretended) == 1
 
 
@@ -565,10 +581,8 @@ def plain_start(_: object) -> float:
 
 
 def plain_pair() -> list[float]:
-    with ThreadPoolExecutor(2) as pool:
-        seconds = list(pool.map(plain_start, range(2)))
-    sweeps.collect_event_loops()
-    return seconds
+    with sweeps.event_loops_collected(), ThreadPoolExecutor(2) as pool:
+        return list(pool.map(plain_start, range(2)))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux alone")

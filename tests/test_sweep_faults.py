@@ -174,6 +174,22 @@ def test_an_impatient_user_interrupts_more_than_once(book: Book) -> None:
     assert not book.records()
 
 
+def test_a_sweep_ends_when_nobody_reads_its_messages_any_more(book: Book) -> None:
+    """As in ``vaebook sweep … 2>&1 | head -1``."""
+    with book.started("--seeds", "6", "--jobs", "1", CHILD="1") as process:
+        assert process.stdout
+        assert "seed=0: done" in process.stdout.readline()
+        process.stdout.close()
+        code = process.wait(timeout=60)
+    assert code not in (0, 2)
+    wait_for(lambda: not processes_of(book.root), 10)
+    assert all(gone(pid) for pid in book.kernels())
+    assert 0 < len(book.records()) < 6
+    assert whole(book)
+    code, _, error = book.sweep("--seeds", "6")
+    assert code == 0, error
+
+
 # The sweep is killed
 
 
@@ -185,7 +201,7 @@ def test_a_killed_sweep_started_again_ends_as_if_undisturbed(book: Book, moment:
             wait_for(lambda known=known: len(book.executions()) > known or process.poll() is not None)
             time.sleep(moment.uniform(0, 1.2))
             process.kill()
-            process.communicate()
+            process.communicate(timeout=60)
         wait_for(lambda: not processes_of(book.root), 10)
         for record in book.records().values():
             assert record["status"] == "done"
@@ -205,7 +221,7 @@ def test_a_sweep_is_killed_at_any_moment_from_its_start(book: Book, moment: rand
         with book.started("--seeds", "2", CHILD="1") as process:
             time.sleep(moment.uniform(0, 6))
             process.kill()
-            process.communicate()
+            process.communicate(timeout=60)
         wait_for(lambda: all(gone(pid) for pid in book.kernels()), 10)
         wait_for(lambda: not processes_of(book.root), 10)
     assert book.sweep("--seeds", "2")[0] == 0
@@ -221,7 +237,7 @@ def test_a_killed_sweep_takes_all_its_processes_along(book: Book, temporary: Pat
         assert {member.pid for member in family} >= set(book.kernels())
         assert len(family) >= 3  # the process that forks, a kernel, its child
         process.kill()
-        process.communicate()
+        process.communicate(timeout=60)
     wait_for(lambda: all(gone(member.pid) for member in family), 10)
     wait_for(lambda: not processes_of(book.root), 10)
     assert not book.records()
@@ -234,7 +250,7 @@ def test_when_one_of_two_sweeps_is_killed_the_other_does_all_the_work(book: Book
         wait_for(lambda: len(book.executions()) >= 2)
         time.sleep(moment.uniform(0, 1))
         one.kill()
-        one.communicate()
+        one.communicate(timeout=60)
         said, _ = two.communicate(timeout=120)
     assert two.returncode == 0, said
     assert set(book.seeds()) == {0, 1, 2, 3, 4, 5}

@@ -12,6 +12,7 @@ import click
 
 from vaebook_runner import checks
 from vaebook_runner.chapters import Book, read_notebook
+from vaebook_runner.execute import cores
 from vaebook_runner.files import Failed, digest, files_below, write_atomically
 from vaebook_runner.jobs import Job
 from vaebook_runner.sweep import here, sweep
@@ -19,13 +20,13 @@ from vaebook_runner.sweep import here, sweep
 RENDERERS = [Path(__file__).with_name(name) for name in ("book.py", "checks.py", "pages.py")]  # pages depend on them
 
 
-def execute_changed(jobs: Sequence[Job], at_once: int) -> None:
+def execute_changed(jobs: Sequence[Job], at_once: int | None) -> None:
     """Execute the chapters that are not up to date; Failed if some failed, when all others have run."""
     if not all(job.is_done() for job in jobs):
         # On a fresh machine matplotlib builds a font cache and says so, which must not land in a chapter.
         import matplotlib.font_manager  # noqa: F401
     # The later chapters train models and take longest: begin with them.
-    click.echo(sweep(jobs[::-1], partial(here, min(at_once, len(jobs)))), err=True)
+    click.echo(sweep(jobs[::-1], partial(here, min(at_once or cores(), len(jobs)))), err=True)
 
 
 def store(source: Path, executed: Path) -> bool:
@@ -94,9 +95,8 @@ def lay_out(book: Book, jobs: Sequence[Job], stage: Path) -> None:
 def run_sphinx(stage: Path, target: Path) -> Path:
     """Render the folder ``stage`` with Jupyter Book below ``target``; returns the folder of pages."""
     shutil.rmtree(target, ignore_errors=True)
-    # What is left out is an optional part of jsonschema, which compiles grammars of web addresses for two seconds.
+    # Without an optional part of jsonschema that takes a second. -W and -n: a broken reference stops the build.
     start = "import sys; sys.modules['rfc3987_syntax'] = None; from jupyter_book.cli.main import main; main()"
-    # -W and -n: a broken reference or an unknown citation stops the build.
     options = ["--path-output", str(target), "-W", "-n", "--keep-going"]
     command = [sys.executable, "-c", start, "build", str(stage), *options]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
@@ -113,7 +113,6 @@ def write_downloads(book: Book, html: Path) -> None:
     import jupytext
 
     folder = html / "_sources" / "notebooks"
-    folder.mkdir(parents=True, exist_ok=True)
     for source in book.chapters:
         shutil.copyfile(source, folder / source.name)
         script = jupytext.writes(read_notebook(source), fmt="py:percent")

@@ -81,7 +81,7 @@ def read_notebook(path: Path) -> Any:
 
 def made_from(source: Path) -> list[Path]:
     """Every file that a chapter's outputs depend on: its source, what it reads, the module, the lock."""
-    module = files_below(Path(vaebook.__file__).parent)
+    source, module = source.resolve(), files_below(Path(vaebook.__file__).parent)
     # Few chapters use what runs the chapters: a change there makes no other out of date.
     if re.search(r"\bvaebook_runner\b", source.read_text(encoding="utf-8", errors="replace")):
         module += files_below(Path(__file__).parent)

@@ -16,7 +16,7 @@ from vaebook import __version__
 from vaebook_runner import book as books, sweep as sweeps
 from vaebook_runner.chapters import find_notebook, read_book, read_notebook
 from vaebook_runner.execute import cores, execute
-from vaebook_runner.files import Failed, UsageError
+from vaebook_runner.files import Failed, UsageError, printable
 from vaebook_runner.jobs import Job, plan_book, plan_sweep
 from vaebook_runner.parameters import parameters_of, read_parameter_file, values_of
 
@@ -25,7 +25,7 @@ PATH, FILE = click.Path(path_type=Path), click.Path(path_type=Path, dir_okay=Fal
 pairs_of = partial(click.option, nargs=2, multiple=True)
 values = pairs_of("-p", "--parameter", "values", metavar="NAME VALUE", help="A parameter's value; may be repeated.")
 params_file = click.option("--params", type=PATH, metavar="FILE", help="Values in a YAML or JSON file; -p goes first.")
-at_once = click.option("--jobs", "at_once", type=click.IntRange(1, cores()), default=cores(), help="Notebooks at once.")
+at_once = click.option("--jobs", "at_once", type=click.IntRange(1, cores()), help="Notebooks at once (default: cores).")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,9 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a pipe on Windows, or LANG=C, may not know σ and −
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    for name in ("SIGTERM", "SIGHUP"):  # a terminated command must still stop its kernels, as after Ctrl-C
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.default_int_handler)
+    for number in {getattr(signal, name, signal.SIGTERM) for name in ("SIGTERM", "SIGHUP")}:
+        signal.signal(number, interrupt)
     try:
         return int(commands.main(argv, prog_name="vaebook", standalone_mode=False) or 0)
     except click.ClickException as error:
@@ -44,6 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.Abort:
         print("vaebook: interrupted", file=sys.stderr)
         return 130
+
+
+def interrupt(number: int, _: object) -> None:
+    """A terminated command must still stop its kernels, and a second signal not cut that short."""
+    signal.signal(number, signal.SIG_IGN)
+    signal.raise_signal(signal.SIGINT)
 
 
 def given(values: Pairs, params: Path | None = None) -> dict[str, object]:
@@ -61,10 +66,11 @@ def writable(path: Path, name: str) -> Path:
     return path
 
 
-def preview(jobs: Sequence[Job]) -> str:
-    """A line for each run that says whether it is done."""
-    lines = [f"{'done ' if job.is_done() else 'to do'} {job.label}" for job in jobs]
-    return "\n".join([*lines, f"{len(jobs)} runs, {sum(line.startswith('done') for line in lines)} done"])
+def preview(jobs: Sequence[Job]) -> None:
+    """Print a line for each run that says whether it is done."""
+    for job in jobs:
+        click.echo(f"{'done ' if job.is_done() else 'to do'} {job.label}")
+    click.echo(f"{len(jobs)} runs, {sum(job.is_done() for job in jobs)} done")
 
 
 @click.group()
@@ -98,7 +104,7 @@ def run(notebook: str, values: Pairs, params: Path | None, out: Path | None) -> 
 def params(notebook: str) -> None:
     """Show the parameters that a chapter declares: name, type, default, meaning."""
     source = find_notebook(notebook)
-    click.echo(parameters_of(read_notebook(source), source.stem).__doc__)
+    click.echo(parameters_of(read_notebook(source), source.stem).text)
 
 
 @commands.command()
@@ -108,25 +114,24 @@ def params(notebook: str) -> None:
 @params_file
 @click.option("--seeds", type=click.IntRange(1), metavar="N", help="Each with N seeds: seed, seed + 1, …")
 @at_once
-@click.option("--timeout", type=click.FloatRange(0, 1e9, min_open=True), help="Seconds that a run may take.")
+@click.option("--timeout", type=click.IntRange(1), metavar="S", help="Seconds that a run may take.")
 @click.option("--scheduler", metavar="ADDRESS", help="Run on the workers of a Dask scheduler, tcp://HOST:PORT.")
 @click.option("-o", "--out", "folder", type=PATH, metavar="DIR", help="Folder of runs (default: STEM.runs).")
 @click.option("--dry-run", is_flag=True, help="Only show the runs, and which are done.")
 def sweep(
-    notebook: str, grid: Pairs, values: Pairs, params: Path | None, seeds: int | None, at_once: int,
-    timeout: float | None, scheduler: str | None, folder: Path | None, dry_run: bool,
+    notebook: str, grid: Pairs, values: Pairs, params: Path | None, seeds: int | None, at_once: int | None,
+    timeout: int | None, scheduler: str | None, folder: Path | None, dry_run: bool,
 ) -> None:  # fmt: skip
-    """Execute a chapter for every combination of the given values.
-
-    Each run leaves an executed notebook and a record in DIR. The same command resumes a sweep that was stopped.
-    """
+    """Execute a chapter for every combination of the given values; the same command resumes what was stopped."""
     source = find_notebook(notebook)
     axes = {name: str(texts).split(",") for name, texts in given(grid).items()}
     folder = folder or Path(f"{source.stem}.runs")
     planned = plan_sweep(source, folder, given(values, params), axes, seeds)
     jobs = [job._replace(timeout=timeout) for job in planned]
-    workers = partial(sweeps.dask_workers, scheduler) if scheduler else partial(sweeps.here, at_once)
-    click.echo(preview(jobs) if dry_run else sweeps.sweep(jobs, workers))
+    if scheduler and at_once:
+        raise UsageError("--jobs is for this machine; a cluster's workers say how many runs they take")
+    workers = partial(sweeps.dask_workers, scheduler) if scheduler else partial(sweeps.here, at_once or cores())
+    preview(jobs) if dry_run else click.echo(sweeps.sweep(jobs, workers))
 
 
 @commands.command()
@@ -139,8 +144,9 @@ def results(folder: Path, best: str | None, csv: Path | None) -> None:
 
     table, problems = tables.read(folder)
     click.echo("".join(f"{problem}\n" for problem in problems), err=True, nl=False)
-    if best and best not in table:
-        raise UsageError(f"no column {best!r}; there are: {', '.join(table)}")
+    known = [name for name in table if table[name].dropna().map(type).nunique() < 2]  # others have no order
+    if best and best not in known:
+        raise UsageError(f"no column {best!r}; there are: {printable(', '.join(known))}")
     table = table.sort_values(best, ascending=False, kind="stable") if best else table
     if csv:
         tables.write_csv(table, writable(csv, "FILE"))
@@ -162,14 +168,14 @@ def compare(a: Path, b: Path) -> None:
 @at_once
 @click.option("--pdf", is_flag=True, help="Print it all to _build/vaebook.pdf as well.")
 @click.option("--dry-run", is_flag=True, help="Only show the chapters, and which are up to date.")
-def build(values: Pairs, at_once: int, pdf: bool, dry_run: bool) -> None:
+def build(values: Pairs, at_once: int | None, pdf: bool, dry_run: bool) -> None:
     """Execute every chapter that changed (source, module, lock, parameters) and render _build/html/index.html."""
     from vaebook_runner.pdf import check_browser, write_pdf
 
     book = read_book()
     jobs = plan_book(book, given(values))
     if dry_run:
-        return click.echo(preview(jobs))
+        return preview(jobs)
     if pdf:
         check_browser()
     books.execute_changed(jobs, at_once)
@@ -181,7 +187,7 @@ def build(values: Pairs, at_once: int, pdf: bool, dry_run: bool) -> None:
 @click.argument("notebooks", nargs=-1)
 @click.option("--check", is_flag=True, help="Only tell whether the stored cells are those of the sources.")
 @at_once
-def refresh(notebooks: Sequence[str], check: bool, at_once: int) -> None:
+def refresh(notebooks: Sequence[str], check: bool, at_once: int | None) -> None:
     """Execute chapters with their defaults where they changed, and store the outputs beside the sources."""
     jobs, stems = plan_book(read_book(), {}), {Path(name).stem for name in notebooks}
     if unknown := stems - {job.name for job in jobs}:

@@ -5,8 +5,8 @@ import logging
 import os
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -38,28 +38,35 @@ def execute(
     from papermill.exceptions import PapermillExecutionError, strip_color
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what goes wrong is raised below
-    error, executed, kernels, over, reasons = "", None, list[Any](), threading.Event(), list[str]()
-    watcher = threading.Thread(target=watch, args=(kernels, stop, over, reasons))
-    with private_folder() as folder:
+    error, reason, executed, kernels = "", "", None, list[Any]()
+    with private_folder() as folder, ThreadPoolExecutor(1) as thread:
         result = folder / "result.ipynb"
-        watcher.start()
+        future = thread.submit(
+            papermill.execute_notebook, notebook, result, dict(values), kernel_name="python3", language="python",
+            progress_bar=progress, resources={"metadata": {"path": cwd}}, coalesce_streams=True,
+            kernel_manager_class=kernel_class(folder, kernel_environment(folder, threads), fork, kernels),
+        )  # fmt: skip
+        while not future.done():
+            try:
+                wait([future], SECONDS_BETWEEN_LOOKS)
+                reason = reason or stop()
+            except KeyboardInterrupt:
+                reason = "interrupted"
+            for kernel in kernels if reason else []:  # it may still be starting: this is repeated until all is over
+                with suppress(Exception):
+                    asyncio.run(kernel.provisioner.kill())  # with its process group
+        if result.exists():  # also after an interruption: what ran is kept
+            executed = nbformat.read(result, as_version=4)
+            executed.metadata.papermill.update(input_path=f"{name}.md", output_path=out.name)
+            write_atomically(out, nbformat.writes(executed) + "\n")
         try:
-            papermill.execute_notebook(
-                notebook, result, dict(values), kernel_name="python3", language="python", progress_bar=progress,
-                kernel_manager_class=kernel_class(folder, kernel_environment(folder, threads), fork, kernels),
-                resources={"metadata": {"path": cwd}}, coalesce_streams=True,
-            )  # fmt: skip
+            future.result()
         except (PapermillExecutionError, DeadKernelError, RuntimeError) as stopped:
             error = str(stopped)
-        finally:  # also after an interruption: what ran is kept
-            over.set()
-            watcher.join()
-            if result.exists():
-                executed = nbformat.read(result, as_version=4)
-                executed.metadata.papermill.update(input_path=f"{name}.md", output_path=out.name)
-                write_atomically(out, nbformat.writes(executed) + "\n")
-    if reasons:
-        return reasons[0]
+    if reason == "interrupted":
+        raise KeyboardInterrupt
+    if reason:
+        return reason
     cells = executed.cells if executed else []
     code = [c for c in cells if c.cell_type == "code" and "injected-parameters" not in c.metadata.tags]
     ran = [cell for cell in code if cell.metadata.papermill.start_time]
@@ -74,9 +81,8 @@ def execute(
 @contextmanager
 def private_folder() -> Iterator[Path]:
     """A folder that only this user can enter, with a path short enough for sockets and without braces."""
-    base = tempfile.gettempdir()
-    if len(os.fsencode(base)) > LONGEST_TEMPORARY_FOLDER and os.access("/tmp", os.W_OK):
-        base = "/tmp"
+    long = len(os.fsencode(tempfile.gettempdir())) > LONGEST_TEMPORARY_FOLDER and os.access("/tmp", os.W_OK)
+    base = "/tmp" if long else None
     with tempfile.TemporaryDirectory(prefix="vaebook-", dir=base, ignore_cleanup_errors=True) as folder:
         yield Path(folder).resolve()
 
@@ -115,13 +121,3 @@ def kernel_class(folder: Path, environment: dict[str, str], fork: bool, kernels:
             kernels.append(self)
 
     return Kernel
-
-
-def watch(kernels: list[Any], stop: Callable[[], str], over: threading.Event, reasons: list[str]) -> None:
-    """Kill the kernel, with its process group, as soon as ``stop`` gives a reason, which ``reasons`` then hold."""
-    while not over.wait(SECONDS_BETWEEN_LOOKS):
-        if reason := stop():
-            reasons[:] = [reason]
-            for kernel in kernels:  # it may still be starting: this is repeated until all is over
-                with suppress(Exception):
-                    asyncio.run(kernel.provisioner.kill())

@@ -1,14 +1,18 @@
 """Kernels that start in tenths of a second, on Linux: forked by multiprocessing's server, with the libraries loaded."""
 
 import atexit
+import gc
 import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +30,10 @@ READ_AT_START += " MPLCONFIGDIR MATPLOTLIBRC SKLEARN_ XDG_ LANG LC_ TZ HOME"
 # A number of threads can be changed later; the others scikit-learn sets when it is imported.
 HARMLESS = {"OMP_NUM_THREADS", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"}
 CONTEXT: Any = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["vaebook_runner.warm"])
+# What the chapters import. Not matplotlib_inline: it sets itself up at import, and needs the kernel's IPython for that.
+LIBRARIES = "ipykernel.kernelapp ipykernel.debugger IPython.core.completerlib IPython.extensions.storemagic numpy torch"
+LIBRARIES += " tornado.platform.asyncio torchvision matplotlib.pyplot sympy sklearn.datasets safetensors.torch tqdm"
+CONTEXT.set_forkserver_preload(["vaebook_runner.warm", *LIBRARIES.split()])
 INLINE = "module://matplotlib_inline.backend_inline"
 counts = {"forked": 0, "plain": 0}  # kernels that this process has started
 _starting = threading.Lock()
@@ -35,6 +42,13 @@ _starting = threading.Lock()
 def read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
     """The settings that a process must have when it starts."""
     return {k: v for k, v in environment.items() if k.startswith(tuple(READ_AT_START.split())) and k not in HARMLESS}
+
+
+@cache
+def fresh_path() -> list[str]:
+    """Where a new interpreter looks for modules: a test or a script may have added folders to this one's path."""
+    command = [sys.executable, "-c", "import sys; print(*sys.path[1:], sep='\\n')"]
+    return subprocess.check_output(command, text=True).splitlines()
 
 
 SERVER_HAS = read_at_start(os.environ)
@@ -50,6 +64,10 @@ class ForkedKernel(CONTEXT.Process):  # type: ignore[misc]
         self.join()
         return self.exitcode
 
+    def send_signal(self, number: int) -> None:
+        if self.exitcode is None:
+            os.kill(self.pid, number)
+
 
 class ForkedProvisioner(LocalProvisioner):
     """Starts kernels by a fork where that makes no difference, and plainly where it would."""
@@ -63,7 +81,7 @@ class ForkedProvisioner(LocalProvisioner):
         if not same or multiprocessing.current_process().daemon:  # a daemon may have no children
             counts["plain"] += 1
             return await super().launch_kernel(cmd, **kwargs)
-        self.process = ForkedKernel(target=become_kernel, args=(cmd[3:], cwd, environment))
+        self.process = ForkedKernel(target=become_kernel, args=(cmd[3:], cwd, environment, fresh_path()))
         with _starting:
             # Without a main module, multiprocessing does not import this process's script again in the new one.
             main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
@@ -83,11 +101,14 @@ class ForkedProvisioner(LocalProvisioner):
         await super().cleanup(restart)
 
 
-def become_kernel(arguments: list[str], cwd: str, environment: dict[str, str]) -> None:
+def become_kernel(arguments: list[str], cwd: str, environment: dict[str, str], path: list[str]) -> None:
     """What ``python -m ipykernel_launcher ARGUMENTS`` does, in a process forked for it."""
-    from vaebook_runner.warm import FRESH_PATH, set_threads
+    from ipykernel.kernelapp import IPKernelApp
+    from threadpoolctl import threadpool_limits
 
+    gc.freeze()  # or the collector would touch, and so copy, every page
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):  # ipykernel shows in the notebook what cells write; its own messages go nowhere
         os.dup2(nothing, stream)
@@ -95,13 +116,14 @@ def become_kernel(arguments: list[str], cwd: str, environment: dict[str, str]) -
     os.environ.clear()
     os.environ.update(environment, JPY_PARENT_PID=str(os.getppid()))
     threading.Thread(target=end_with_parent, args=(Path(arguments[1]).parent,), daemon=True).start()
-    set_threads(environment.get("OMP_NUM_THREADS"))
+    if (threads := environment.get("OMP_NUM_THREADS", "")).isdecimal():
+        with warnings.catch_warnings(action="ignore"):
+            threadpool_limits(int(threads))
+        sys.modules["torch"].set_num_threads(int(threads))
     sys.modules["matplotlib"].rcParams["backend"] = environment.get("MPLBACKEND") or INLINE
     sys.modules["numpy"].random.seed()  # as in a fresh process: a seed from the system
     sys.modules["torch"].default_generator.seed()
-    sys.path[:], sys.argv = FRESH_PATH, ["ipykernel_launcher", *arguments]
-    from ipykernel.kernelapp import IPKernelApp
-
+    sys.path[:], sys.argv = path, ["ipykernel_launcher", *arguments]
     IPKernelApp.launch_instance(argv=arguments, parent_handle=os.getppid())
     atexit._run_exitfuncs()  # multiprocessing leaves without them
 

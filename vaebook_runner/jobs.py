@@ -28,7 +28,7 @@ class Job(NamedTuple):
     folder: str
     cwd: str  # the folder in which the chapter works
     values: dict[str, Value]
-    timeout: float | None = None
+    timeout: int | None = None  # seconds
 
     @property
     def notebook(self) -> Path:
@@ -88,11 +88,11 @@ def plan_book(book: Book, given: Mapping[str, object]) -> list[Job]:
     values: dict[Path, dict[str, Value]] = {source: {} for source in book.chapters}
     if given:  # reading all notebooks takes seconds that a build without parameters need not spend
         declared = {source: parameters_of(read_notebook(source), source.stem) for source in book.chapters}
-        known = sorted({name for parameters in declared.values() for name in parameters.model_fields})
+        known = sorted({name for parameters in declared.values() for name in parameters.types})
         if undeclared := [name for name in given if name not in known]:
             raise UsageError(f"no chapter declares the parameter {undeclared[0]!r}; declared are: {', '.join(known)}")
         for source, p in declared.items():
-            values[source] = values_of(p, {n: v for n, v in given.items() if n in p.model_fields}, defaults=False)
+            values[source] = values_of(p, {n: v for n, v in given.items() if n in p.types}, defaults=False)
     folder = book.root / "_build" / "executed"
     return [job for source in book.chapters for job in make_jobs(source, folder, [values[source]], source.stem)]
 

@@ -4,10 +4,10 @@ import ast
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import yaml  # type: ignore[import-untyped]
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FiniteFloat, ValidationError, create_model
+from pydantic import AfterValidator, BeforeValidator, FiniteFloat, TypeAdapter, ValidationError
 
 from vaebook_runner.files import UsageError
 
@@ -25,39 +25,42 @@ TYPES: dict[str, tuple[Any, str]] = {
 }
 
 
-def parameters_of(notebook: Any, where: str) -> type[BaseModel]:
-    """A class whose fields are the declared parameters, and whose docstring is their cell; nothing is executed."""
+class Parameters(NamedTuple):
+    where: str
+    text: str  # of the cell that declares them
+    types: dict[str, str]
+    defaults: dict[str, Value]
+
+
+def parameters_of(notebook: Any, where: str) -> Parameters:
+    """The parameters that a notebook declares, of which nothing is executed; UsageError if a line declares none."""
     import papermill
 
     cells = [c for c in notebook.cells if c.cell_type == "code" and "parameters" in c.metadata.get("tags", [])]
-    text = cells[0].source if cells else ""
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    found = papermill.inspect_notebook(notebook) if lines else {}
-    fields: dict[str, Any] = {}
-    for line in lines:
+    found, declared = papermill.inspect_notebook(notebook), Parameters(where, cells[0].source if cells else "", {}, {})
+    for line in (line for line in declared.text.splitlines() if line.strip() and not line.startswith("#")):
         try:
-            declared = found[line.partition(":")[0]]
-            type_, _ = TYPES[declared["inferred_type_name"]]
-            fields[declared["name"]] = type_, ast.literal_eval(declared["default"])
+            name, kind, default, _ = found.pop(line.partition(":")[0]).values()
+            value = TypeAdapter(TYPES[kind][0]).validate_python(ast.literal_eval(default))
+            declared.types[name], declared.defaults[name] = kind, value
         except (KeyError, ValueError, SyntaxError, TypeError, RecursionError):
             wanted = f"name: type = value  # help, with one plain value and a type of {', '.join(TYPES)}"
             raise UsageError(f"{where}: the parameters cell holds {line!r}; each line must read {wanted}") from None
-    config = ConfigDict(extra="forbid", validate_default=True, title=where)
-    return create_model("Parameters", __config__=config, __doc__=text, **fields)
+    return declared
 
 
-def values_of(parameters: type[BaseModel], given: Mapping[str, object], defaults: bool = True) -> dict[str, Value]:
+def values_of(parameters: Parameters, given: Mapping[str, object], defaults: bool = True) -> dict[str, Value]:
     """Native values of parameters given as text or read from a file; UsageError for an unknown name or another type."""
-    where, declared = parameters.model_config["title"], f"it declares:\n{parameters.__doc__ or 'none'}"
-    try:
-        return parameters.model_validate(given).model_dump(exclude_unset=not defaults)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        if first["type"] == "extra_forbidden":
-            raise UsageError(f"{where} has no parameter {name!r}; {declared}") from None
-        wanted = TYPES[parameters.model_fields[name].annotation.__name__][1]  # type: ignore[union-attr]
-        raise UsageError(f"parameter {name!r} needs {wanted}, got {first['input']!r}; {declared}") from None
+    values = dict(parameters.defaults) if defaults else {}
+    for name, value in given.items():
+        if name not in parameters.types:
+            raise UsageError(f"{parameters.where} has no parameter {name!r}; it declares:\n{parameters.text or 'none'}")
+        type_, wanted = TYPES[parameters.types[name]]
+        try:
+            values[name] = TypeAdapter(type_).validate_python(value)
+        except ValidationError:
+            raise UsageError(f"parameter {name!r} of {parameters.where} needs {wanted}, got {value!r}") from None
+    return values
 
 
 def read_parameter_file(path: Path) -> dict[str, object]:

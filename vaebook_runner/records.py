@@ -13,16 +13,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
+from vaebook_runner.files import printable
+
 LARGEST_RECORD = 10_000_000  # bytes; a record holds a kilobyte or two
 RECORDED = "application/vnd.vaebook.record+json"  # what vaebook.ledger puts into a cell's outputs
 PACKAGES = ("vaebook", "torch", "torchvision", "numpy", "scikit-learn", "papermill")
 
 
 class Measured(BaseModel, extra="forbid", frozen=True, strict=True):
-    """A recorded value, with its standard error where it is an estimate."""
-
     value: FiniteFloat
-    stderr: FiniteFloat | None = None
+    stderr: FiniteFloat | None = None  # of an estimate
 
 
 class Record(BaseModel, extra="forbid", frozen=True, strict=True):
@@ -73,7 +73,7 @@ def read_all(folder: Path) -> tuple[dict[str, Record], list[str]]:
         try:
             found[path.stem] = read(path)
         except (ValueError, OSError) as error:
-            problems.append(f"{path.name} is not a record and was skipped: {error}")
+            problems.append(printable(f"{path.name} is not a record and was skipped: {error}"))
     return found, problems
 
 

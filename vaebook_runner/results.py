@@ -16,7 +16,6 @@ from vaebook_runner.parameters import parameters_of, values_of
 from vaebook_runner.records import Measured
 
 ABOUT = ("chapter", "status", "seconds", "cell_seconds", "began", "device", "commit", "error")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet would compute
 
 
 def read(folder: Path) -> tuple[pandas.DataFrame, list[str]]:
@@ -41,7 +40,7 @@ def text(table: pandas.DataFrame) -> str:
     for name in ("status", *(n for n in table if n not in ("id", *ABOUT) and not n.endswith(".stderr")), "seconds"):
         errors = table.get(f"{name}.stderr")
         if name == "seconds" or table[name].nunique(dropna=False) > 1 or (errors is not None and len(table) == 1):
-            shown[name] = list(map(cell, table[name], [None] * len(table) if errors is None else errors))
+            shown[printable(name)] = list(map(cell, table[name], [None] * len(table) if errors is None else errors))
     kept, room = len(shown.columns), shutil.get_terminal_size((200, 24)).columns
     while kept > 1 and len(shown.iloc[:, :kept].to_string(index=False, max_colwidth=40).partition("\n")[0]) > room:
         kept -= 1
@@ -60,8 +59,11 @@ def cell(value: Any, stderr: float | None = None) -> str:
 
 def write_csv(table: pandas.DataFrame, path: Path) -> None:
     """All columns, numbers with all digits; a text that a spreadsheet would compute gets an apostrophe in front."""
-    guard = table.map(lambda value: f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value)
-    guard.to_csv(path, index=False)
+
+    def guard(value: Any) -> Any:
+        return f"'{value}" if isinstance(value, str) and value.startswith(tuple("=+-@\t\r")) else value
+
+    table.rename(columns=guard).map(guard).to_csv(path, index=False, lineterminator="\r\n")
 
 
 def compare(a: Path, b: Path) -> str:
@@ -70,7 +72,7 @@ def compare(a: Path, b: Path) -> str:
     lines = []
     for name in {**parameters_a, **parameters_b}:
         left, right = printable(parameters_a.get(name, "–")), printable(parameters_b.get(name, "–"))
-        lines.append((name, left, right, "" if left == right else "differs", ""))
+        lines.append((printable(name), left, right, "" if left == right else "differs", ""))
     for name in {**values_a, **values_b}:
         one, two = values_a.get(name), values_b.get(name)
         left, right = (cell(m.value, m.stderr) if m else "–" for m in (one, two))
@@ -78,7 +80,9 @@ def compare(a: Path, b: Path) -> str:
         stderr = math.hypot(one.stderr or 0.0, two.stderr or 0.0) if one and two else 0.0
         in_errors = f"{gap / stderr:+.1f}" if gap is not None and stderr else ""
         lines.append((printable(name), left, right, "" if gap is None else f"{gap:+.4g}", in_errors))
-    table = pandas.DataFrame(lines, columns=["name", a.name, b.name, "b − a", "in standard errors"])
+    table = pandas.DataFrame(
+        lines, columns=["name", printable(a.name), printable(b.name), "b − a", "in standard errors"]
+    )
     return table.set_index("name").rename_axis(None).to_string()
 
 

@@ -26,7 +26,6 @@ from vaebook_runner.files import Failed, UsageError, digest, printable
 from vaebook_runner.jobs import Job
 
 SECONDS_BETWEEN_LOOKS = 0.5
-LONGEST_ERROR = 20_000  # characters of it that a record keeps
 # Who performs jobs: an executor, and what it calls for each, which returns "done" or how else the job ended.
 Workers = tuple[Executor, Callable[[Job], str]]
 
@@ -148,7 +147,7 @@ def execute_and_record(job: Job, part: Path, threads: int, stop: Callable[[], bo
 
     def reason() -> str:
         late = job.timeout and time.monotonic() > clock + job.timeout
-        return "stopped" if stop() else f"stopped after {job.timeout:g} s" if late else ""
+        return "stopped" if stop() else f"stopped after {job.timeout} s" if late else ""
 
     error = stopped = ""
     try:
@@ -157,7 +156,7 @@ def execute_and_record(job: Job, part: Path, threads: int, stop: Callable[[], bo
         how = {"name": source.stem, "cwd": job.cwd, "threads": threads, "fork": True, "stop": reason}
         stopped = execute(read_notebook(source), out, job.values, **how)  # type: ignore[arg-type]
     except Failed as failure:
-        error = failure.message[-LONGEST_ERROR:]
+        error = failure.message[-20_000:]  # the end is what counts
     if stopped == "stopped":
         return stopped
     executed = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {"cells": []}
