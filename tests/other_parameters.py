@@ -20,11 +20,10 @@ OTHER = {"seed": "1", "latent_dim": "3", "hidden": "200", "objective": "iwae", "
 
 def run(chapter: Path, folder: Path) -> int:
     """One chapter in a process of its own; 0 when every cell ran."""
-    declared = parameters_of(read_notebook(chapter), chapter.name).model_fields
-    values = {name: value for name, value in OTHER.items() if name in declared}
+    defaults = parameters_of(read_notebook(chapter), chapter.name).defaults
+    values = {name: value for name, value in OTHER.items() if name in defaults}
     # The size of an average in the early chapters, draws for each image in the late.
-    if "n_samples" in declared:
-        default = declared["n_samples"].default
+    if default := int(defaults.get("n_samples", 0)):
         values["n_samples"] = str(default // 4 if default > 1000 else default + 1)
     options = [word for name, value in values.items() for word in ("-p", name, value)]
     out = folder / f"{chapter.stem}.ipynb"

@@ -59,9 +59,10 @@ def test_the_contents_list_every_chapter() -> None:
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.stem)
 def test_parameters_bear_the_common_names_and_say_what_they_are(chapter: Path) -> None:
     declared = parameters_of(read_notebook(chapter), chapter.stem)
-    assert declared.model_fields
-    for name in declared.model_fields:
-        assert re.search(rf"^{name}: {NAMES[name]} = .+  # \S", declared.__doc__ or "", re.M)
+    assert declared.types
+    for name, kind in declared.types.items():
+        assert NAMES[name] == kind
+        assert re.search(rf"^{name}: .+  # \S", declared.text, re.M)
 
 
 def test_labels_are_unique_in_the_book() -> None:

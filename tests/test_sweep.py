@@ -115,9 +115,9 @@ def test_equal_values_are_one_run_whichever_way_they_are_given(book: Book) -> No
         (["--jobs", "1", "--scheduler", "tcp://127.0.0.1:1"], "--jobs is for this machine"),
         (["--seeds", "0"], "0 is not in the range"),
         (["--timeout", "0"], "0 is not in the range"),
-        (["--timeout", "inf"], "not a valid integer"),
-        (["--timeout", "nan"], "not a valid integer"),
-        (["--timeout", "soon"], "'soon' is not a valid integer"),
+        (["--timeout", "inf"], "'inf' is not a valid"),
+        (["--timeout", "nan"], "'nan' is not a valid"),
+        (["--timeout", "soon"], "'soon' is not a valid"),
         (["--dry-run", "-g", "rate"], "requires 2 arguments"),
         (["--retries", "1"], "No such option"),
         (["--sed", "3"], "No such option"),
@@ -431,7 +431,7 @@ def test_a_run_is_performed_by_one_however_many_try(book: Book) -> None:
     command = [sys.executable, "-c", CONTEND, str(book.chapter), str(book.runs), str(book.root / "held")]
     with ThreadPoolExecutor() as pool:
         done = list(pool.map(lambda _: subprocess.run(command, capture_output=True, text=True), range(2)))
-    assert [process.returncode for process in done] == [0, 0], done
+    assert [process.stderr for process in done] == ["", ""]
     performed, elsewhere = (sum(int(process.stdout.split()[n]) for process in done) for n in (0, 1))
     assert performed > 0
     assert elsewhere > 0

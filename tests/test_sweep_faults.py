@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -20,7 +21,10 @@ import pytest
 import sweeps
 from sweeps import Book, gone, processes_of, tree, wait_for
 
+from vaebook_runner import sweep
 from vaebook_runner.execute import cores
+from vaebook_runner.files import Failed
+from vaebook_runner.jobs import plan_sweep
 
 book = sweeps.book
 
@@ -85,10 +89,10 @@ def test_an_endless_cell_ends_at_the_timeout(book: Book, monkeypatch: pytest.Mon
 
 def test_a_timeout_may_come_while_a_kernel_starts(book: Book, moment: random.Random) -> None:
     for number in range(6):
-        seconds = f"{moment.uniform(0.01, 1.0):.3f}"
-        code, _, error = book.sweep("-p", "mode", "sleep", "-p", "seed", number, "--timeout", seconds)
-        assert code == 1
-        assert f"timeout: stopped after {float(seconds):g} s" in error
+        (job,) = plan_sweep(book.chapter, book.runs, {"mode": "sleep", "seed": number}, {})
+        seconds = round(moment.uniform(0.01, 1.0), 3)
+        with sweeps.event_loops_collected(), pytest.raises(Failed, match=f"timeout: stopped after {seconds} s"):
+            sweep.sweep([job._replace(timeout=seconds)], partial(sweep.here, 1))
     assert book.statuses() == ["timeout"] * 6
     wait_for(lambda: not processes_of(book.root), 10)
     assert not list(book.runs.glob(".*"))
