@@ -14,7 +14,6 @@ from typing import Any
 from vaebook_runner.files import Failed, write_atomically
 from vaebook_runner.parameters import Value
 
-LONGEST_TEMPORARY_FOLDER = 60  # a Unix socket's path has room for about 100 characters
 SECONDS_BETWEEN_LOOKS = 0.1
 
 
@@ -81,8 +80,8 @@ def execute(
 @contextmanager
 def private_folder() -> Iterator[Path]:
     """A folder that only this user can enter, with a path short enough for sockets and without braces."""
-    long = len(os.fsencode(tempfile.gettempdir())) > LONGEST_TEMPORARY_FOLDER and os.access("/tmp", os.W_OK)
-    base = "/tmp" if long else None
+    long = len(os.fsencode(tempfile.gettempdir())) > 60  # of the 100 or so that a Unix socket's path may have
+    base = "/tmp" if long and os.access("/tmp", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="vaebook-", dir=base, ignore_cleanup_errors=True) as folder:
         yield Path(folder).resolve()
 

@@ -78,17 +78,18 @@ class ForkedProvisioner(LocalProvisioner):
         options = self._scrub_kwargs(kwargs)
         environment, cwd = dict(options.get("env") or os.environ), str(options.get("cwd") or Path.cwd())
         same = cmd[:3] == [sys.executable, "-m", "ipykernel_launcher"] and read_at_start(environment) == SERVER_HAS
-        if not same or multiprocessing.current_process().daemon:  # a daemon may have no children
+        if same and not multiprocessing.current_process().daemon:  # a daemon may have no children
+            self.process = ForkedKernel(target=become_kernel, args=(cmd[3:], cwd, environment, fresh_path()))
+            # Without a main module, multiprocessing does not import this process's script again in the new one.
+            with _starting, suppress(OSError, EOFError):  # of a server that cannot be reached
+                main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+                try:
+                    self.process.start()
+                finally:
+                    sys.modules["__main__"] = main
+        if not (self.process and self.process.pid):
             counts["plain"] += 1
             return await super().launch_kernel(cmd, **kwargs)
-        self.process = ForkedKernel(target=become_kernel, args=(cmd[3:], cwd, environment, fresh_path()))
-        with _starting:
-            # Without a main module, multiprocessing does not import this process's script again in the new one.
-            main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
-            try:
-                self.process.start()
-            finally:
-                sys.modules["__main__"] = main
         counts["forked"] += 1
         self.pid, self.pgid, self.cwd = self.process.pid, self.process.pid, cwd
         return self.connection_info
