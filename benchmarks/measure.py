@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -77,7 +78,8 @@ def interleaved(measures: Mapping[str, Callable[[], float]], rounds: int) -> dic
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
     """Round by round, so that a slow round is compared with itself."""
-    return [a / b for a, b in zip(above, below, strict=True)]
+    # What took no memory at all grows by no factor, or by every.
+    return [a / b if b else 1.0 if a == 0 else math.inf for a, b in zip(above, below, strict=True)]
 
 
 def fresh(code: str, **environment: str) -> Any:

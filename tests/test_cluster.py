@@ -148,17 +148,6 @@ def test_a_failure_and_a_timeout_on_the_cluster_are_recorded(book: Book, cluster
     wait_for(lambda: all(gone(kernel) for kernel in book.kernels()))
 
 
-def test_a_sweep_ends_when_its_scheduler_is_killed(book: Book, cluster: Cluster) -> None:
-    with book.started("-g", "mode", "sleep,loop", "--scheduler", cluster.address) as process:
-        wait_for(lambda: len(book.executions()) == 2)
-        cluster.processes[0].kill()
-        said, _ = process.communicate(timeout=120)
-    assert process.returncode == 1, said
-    assert "cannot be written" not in said
-    wait_for(lambda: all(gone(kernel) for kernel in book.kernels()))
-    wait_for(lambda: not list(book.runs.iterdir()))
-
-
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense", "tcp://", "127.0.0.1"])
 def test_an_address_without_a_scheduler_is_wrong_usage(book: Book, address: str) -> None:
     before = tree(book.root)

@@ -233,7 +233,7 @@ def test_a_sweep_is_killed_at_any_moment_from_its_start(book: Book, moment: rand
     assert whole(book)
 
 
-@pytest.mark.parametrize("mode", ["sleep", "loop", "hold"])
+@pytest.mark.parametrize("mode", ["sleep", "loop"])
 def test_a_killed_sweep_takes_all_its_processes_along(book: Book, temporary: Path, mode: str) -> None:
     with book.started("-p", "mode", mode, CHILD="1", TMPDIR=str(temporary)) as process:
         wait_for(book.executions)

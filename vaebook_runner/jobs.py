@@ -15,9 +15,7 @@ from vaebook_runner.files import UsageError, digest, files_below, printable
 from vaebook_runner.parameters import Value, parameters_of, values_of
 
 
-class Job(NamedTuple):
-    """A run to be performed. All of it is text and numbers, so that any executor can carry it."""
-
+class Job(NamedTuple):  # a run to be performed, as text and numbers alone, which any executor can carry
     id: str  # fingerprint of the state and the values
     name: str  # stem of the two files that the run leaves in the folder
     label: str  # what people are shown of it

@@ -48,6 +48,8 @@ def dask_workers(address: str) -> Iterator[Workers]:
     try:
         from distributed import Client
 
+        if "://" not in address or not address.rpartition(":")[2].isdecimal():
+            raise ValueError("it needs to read like tcp://HOST:PORT")
         client = Client(address, timeout=10, set_as_default=False)
     except (ModuleNotFoundError, OSError, ValueError, TypeError) as error:
         raise UsageError(f"no Dask scheduler at {address}: {error} (Dask comes with the extra 'cluster')") from None
