@@ -75,11 +75,15 @@ print(os.environ["OMP_NUM_THREADS"], repr(mode))
 """
 )
 
-# The command, with a module in place of the real one, which somebody may edit while the tests run.
+# The command, with a module in place of the real one, which somebody may edit while the tests run; and with fewer
+# libraries loaded by the process that forks, since each of these commands starts one.
 COMMAND = """\
 import sys
 from vaebook_runner import chapters
 chapters.vaebook.__file__ = sys.argv.pop(1)
+if sys.platform == "linux":
+    from vaebook_runner import forked
+    forked.CONTEXT.set_forkserver_preload(["vaebook_runner.warm", "ipykernel.kernelapp", "matplotlib", "numpy", "torch"])
 from vaebook_runner.cli import main
 sys.exit(main())"""
 

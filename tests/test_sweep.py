@@ -567,6 +567,8 @@ def plain_start(_: object) -> float:
     """Seconds that a kernel takes which is started plainly, asked for one answer, and stopped."""
     begun = time.monotonic()
     manager = KernelManager()
+    assert manager.kernel_spec
+    manager.kernel_spec.metadata["kernel_provisioner"] = {"provisioner_name": "local-provisioner"}
     with Path(os.devnull).open("w") as null:
         manager.start_kernel(stderr=null)
     client = manager.client()

@@ -158,7 +158,7 @@ def test_a_signal_to_all_processes_of_a_sweep_interrupts_it(
     for _ in range(3):
         with book.started("-g", "mode", "sleep,hold,loop", CHILD="1", TMPDIR=str(temporary)) as process:
             wait_for(book.runs.exists)
-            time.sleep(moment.uniform(0, 5))
+            time.sleep(moment.uniform(0, 4))
             os.killpg(process.pid, number)
             end_of_an_interrupted_sweep(book, process)
         assert not book.records()
@@ -223,7 +223,7 @@ def test_a_killed_sweep_started_again_ends_as_if_undisturbed(book: Book, moment:
 def test_a_sweep_is_killed_at_any_moment_from_its_start(book: Book, moment: random.Random) -> None:
     for _ in range(4):
         with book.started("--seeds", "2", CHILD="1") as process:
-            time.sleep(moment.uniform(0, 6))
+            time.sleep(moment.uniform(0, 5))
             process.kill()
             process.communicate(timeout=60)
         wait_for(lambda: all(gone(pid) for pid in book.kernels()), 10)
