@@ -39,6 +39,11 @@ phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
 hypothesis.settings.register_profile("quick", derandomize=True, deadline=None, phases=phases, max_examples=20)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, since many tests wait: for a browser, for a process that starts, for a timeout."""
+    return cores() + 1
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # nbval starts each kernel in the notebook's folder, where a relative path means another place.
     if data := os.environ.get("VAEBOOK_DATA"):

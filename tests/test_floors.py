@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # From the bottom. The mathematics:
 FLOORS = [
-    {"gaussians", "bernoulli", "estimates", "own_images", "quadrature", "ranges"},
+    {"gaussians", "bernoulli", "checkpoints", "estimates", "own_images", "quadrature", "ranges"},
     {"data", "divergences", "linear", "models", "ledger"},
     {"objectives"},
     {"training", "evaluation"},
@@ -39,7 +39,7 @@ FLOOR = {
     for name in names
 }
 TESTED_ELSEWHERE = {"vaebook_runner.__main__": "cli", "vaebook_runner.warm": "forked"}
-MOST_LINES = {"vaebook": 2600, "vaebook_runner": 1600}  # with blank lines and docstrings
+MOST_LINES = {"vaebook": 2700, "vaebook_runner": 1600}  # with blank lines and docstrings
 MOST_LINES_OF_A_FILE = 250  # of vaebook_runner
 
 

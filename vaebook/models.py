@@ -17,7 +17,7 @@ from vaebook.gaussians import DiagonalGaussian, FullGaussian
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw initial weights with ``seed``; torch's global generator is restored afterwards.
+    """Draw initial weights with ``seed``; torch's global generators, on the CPU and on GPUs, are restored afterwards.
 
     >>> with seeded(0):
     ...     first = nn.Linear(2, 2).weight
@@ -26,8 +26,11 @@ def seeded(seed: int) -> Iterator[None]:
     >>> torch.equal(first, second)
     True
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=gpus):
+        # Not torch.manual_seed, which also sets the generators of GPUs that are not in use yet.
+        for generator in (torch.default_generator, *(torch.cuda.default_generators[gpu] for gpu in gpus)):
+            generator.manual_seed(seed)
         yield
 
 
@@ -63,7 +66,8 @@ class Encoder(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> DiagonalGaussian:
-        mu, log_sigma = self.network(x).chunk(2, dim=-1)  # (..., 2m) -> (..., m) twice
+        # Under autocast the network computes in half precision; densities and sums want the type of the data.
+        mu, log_sigma = self.network(x).to(x.dtype).chunk(2, dim=-1)  # (..., 2m) -> (..., m) twice
         return DiagonalGaussian(mu, log_sigma)
 
 
@@ -100,7 +104,7 @@ class GaussianDecoder(nn.Module):
         return self.log_sigma_dec.exp().item()
 
     def forward(self, z: Tensor) -> DiagonalGaussian:
-        return DiagonalGaussian(self.network(z), self.log_sigma_dec)
+        return DiagonalGaussian(self.network(z).to(z.dtype), self.log_sigma_dec)
 
     def extra_repr(self) -> str:
         return f"sigma_dec={self.sigma_dec:.6g}"
@@ -127,7 +131,7 @@ class BernoulliDecoder(nn.Module):
         self.network = network
 
     def forward(self, z: Tensor) -> BernoulliPixels:
-        return BernoulliPixels(self.network(z))
+        return BernoulliPixels(self.network(z).to(z.dtype))
 
 
 class VAE(nn.Module):
@@ -165,6 +169,7 @@ class VAE(nn.Module):
     def decode(self, z: Tensor) -> DiagonalGaussian | BernoulliPixels:
         """p_θ(x|z), one density for each row of z ``(..., m)``."""
         p: DiagonalGaussian | BernoulliPixels = self.decoder(z)
+        check_output(self, p.logits if isinstance(p, BernoulliPixels) else p.mean)
         return p
 
     def prior(self) -> DiagonalGaussian:
@@ -205,6 +210,7 @@ class AutoEncoder(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """The picture f(z), ``(..., m)`` to ``(..., d)``."""
         x: Tensor = self.decoder(z)
+        check_output(self, x)
         return x
 
 
@@ -248,3 +254,11 @@ def check_input(model: VAE | AutoEncoder, x: Tensor) -> None:
     weights = next(model.parameters())
     if x.dtype != weights.dtype:
         raise TypeError(f"x needs the type of the weights, {weights.dtype}, got {x.dtype}; call model.to(x.dtype)")
+
+
+def check_output(model: VAE | AutoEncoder, x: Tensor) -> None:
+    """Raise ``ValueError`` unless the decoder has d outputs; one output would broadcast against all pixels."""
+    if x.ndim == 0 or x.shape[-1] != model.d:
+        raise ValueError(
+            f"decoder needs {model.d} outputs, one for each pixel, got shape {tuple(x.shape)}; change its last layer"
+        )

@@ -6,7 +6,7 @@ J = −2 σ_dec² 𝓛 + constant (:func:`elbo_from_loss`).
 
 import math
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -189,24 +189,11 @@ def binarised(loss: LossFunction) -> LossFunction:
     >>> loss(mlp_vae(64, 2), grey, 1, Generator().manual_seed(0)).elbo.shape
     torch.Size([7])
     """
-
-    @wraps(loss)
-    def on_draws(model: Any, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Loss:
-        return loss(model, binarise(x, generator), n_samples, generator)
-
-    on_draws.__name__ = f"binarised {name_of(loss)}"
-    return on_draws
+    return partial(on_draws, loss)
 
 
-def name_of(function: Callable[..., Any]) -> str:
-    """A function's name for checkpoints. Unlike ``repr``, it is the same in every process.
-
-    >>> name_of(negative_elbo), name_of(partial(negative_elbo, n_samples=5))
-    ('negative_elbo', "negative_elbo with () {'n_samples': 5}")
-    """
-    if isinstance(function, partial):
-        return f"{name_of(function.func)} with {function.args} {function.keywords}"
-    return getattr(function, "__name__", type(function).__name__)
+def on_draws(loss: LossFunction, model: Any, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Loss:
+    return loss(model, binarise(x, generator), n_samples, generator)
 
 
 def reconstruction_loss(model: AutoEncoder, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Loss:

@@ -1,21 +1,22 @@
 """A plain training loop with a history, and checkpoints that resume to the same numbers."""
 
-import json
 import math
-import os
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Generator, Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
+from vaebook.checkpoints import describe_run, load_checkpoint, save_checkpoint
 from vaebook.ledger import in_notebook
-from vaebook.objectives import Loss, LossFunction, name_of, practical_loss
+from vaebook.models import seeded
+from vaebook.objectives import Loss, LossFunction, practical_loss
 
 Schedule = Callable[[float], float]
 QUANTITIES = ("J", "J_recon", "J_KL", "elbo")
@@ -63,26 +64,32 @@ def train(
     loss: LossFunction = practical_loss,
     schedule: Schedule = constant,
     checkpoint: str | Path | None = None,
-    device: str | torch.device | None = None,
+    device: str | int | torch.device | None = None,
 ) -> History:
     r"""Minimise J = (1/N) Σ_i [J_recon(x_i) + J_KL(x_i)] by Adam, in place, and return the history.
 
     Args:
-        model: a VAE or an AutoEncoder; afterwards it is on the device where it was before.
-        x_train, x_validation: data, shapes ``(N, d)``; all of them must fit into the device's memory.
+        model: a VAE, an AutoEncoder, or another module that ``loss`` takes. Its parts are in training mode while
+            it is trained and in evaluation mode while it is validated (dropout and batch normalisation tell them
+            apart); afterwards each is in the mode, and on the device, where it was before.
+        x_train, x_validation: data, shapes ``(N, d)``, N ≥ 1; all of them must fit into the device's memory.
         epochs: total number of passes through ``x_train``, including those of the checkpoint; may be 0.
         batch_size, learning_rate: settings of the Adam steps.
         n_samples: L, the number of z for each x and step.
-        seed: seed of the shuffling and the noise. Torch's global generator is neither used nor changed.
-        loss: ``practical_loss`` (J), ``negative_elbo`` for other decoders, ``reconstruction_loss``.
+        seed: seed of the shuffling, the noise, and what the model's parts draw. Torch's global generators, on the
+            CPU and on GPUs, are as they were afterwards.
+        loss: ``practical_loss`` (J), ``negative_elbo`` for other decoders, ``reconstruction_loss``, or your own.
         schedule: factor of the learning rate as a function of t, the completed share of the epochs, from
             0 to 1: ``constant``, ``cosine``, or your own.
         checkpoint: a ``.safetensors`` file, written after each epoch. If it exists, training resumes from
-            it and gives the same numbers as an uninterrupted run.
+            it and gives the same numbers as an uninterrupted run. It knows its run by the contents of the data,
+            the initial weights, the loss, the schedule and the settings. :func:`vaebook.checkpoints.load_weights`
+            takes the weights alone.
         device: where to train; the default is a GPU if there is one, else the CPU.
 
     Raises:
-        ValueError: a setting is out of range, or the checkpoint is damaged or of another run.
+        ValueError: a setting is out of range, the data or the loss's terms have the wrong shape, or the checkpoint
+            is damaged or of another run, or the loss or the schedule cannot be compared with another run's.
         FloatingPointError: J is no longer finite; the last good checkpoint is kept.
 
     Source: :eq:`def-loss` of the book; Kingma and Ba 2015 (Adam).
@@ -95,35 +102,58 @@ def train(
     2
     """
     check_settings(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, n_samples=n_samples)
+    check_data(model, x_train, x_validation, batch_size)
     weights = next(model.parameters())
-    home, dtype = weights.device, weights.dtype
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    home = weights.device
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
     model.to(device)
     x_train, x_validation = x_train.to(device), x_validation.to(device)
     generator = Generator(device).manual_seed(seed)
-    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
     history, path = History(), Path(checkpoint) if checkpoint is not None else None
-    run = {
-        "model": str(model), "dtype": str(dtype), "device": device.type, "loss": name_of(loss),
-        "N": len(x_train), "batch_size": batch_size, "learning_rate": learning_rate,
-        "n_samples": n_samples, "seed": seed,
-        # If the schedule varies, a different number of epochs changes the run from its first step.
-        "schedule": "constant" if schedule is constant else f"{name_of(schedule)} over {epochs} epochs",
-    }  # fmt: skip
     try:
+        check_loss(model, x_train, x_validation, n_samples, seed, loss)
+        optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
         if path is not None:
-            history = load_checkpoint(path, model, optimiser, generator, run, epochs)
+            run = describe_run(
+                model, x_train=x_train, x_validation=x_validation, loss=loss, batch_size=batch_size,
+                learning_rate=learning_rate, n_samples=n_samples, seed=seed, schedule=schedule,
+                # If the schedule varies, a different number of epochs changes the run from its first step.
+                epochs_of_schedule=0 if schedule is constant else epochs,
+            )  # fmt: skip
+            if not path.parent.is_dir():
+                raise FileNotFoundError(
+                    f"checkpoint needs a folder that exists, got {path}; create {path.parent} first"
+                )
+            if path.exists():
+                history = History(*load_checkpoint(path, model, optimiser, generator, run, epochs))
         for epoch in epochs_with_progress(len(history), epochs, history):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate * schedule((epoch - 1) / epochs)
-            means = train_epoch(model, x_train, optimiser, batch_size, n_samples, generator, loss)
+            with in_mode(model, True, f"{seed} {epoch}"):
+                means = train_epoch(model, x_train, optimiser, batch_size, n_samples, generator, loss)
             append(history.train, means, epoch)
             append(history.validation, validate(model, x_validation, n_samples, seed, loss), epoch)
             if path is not None:
-                save_checkpoint(path, model, optimiser, generator, run, history)
+                save_checkpoint(path, model, optimiser, generator, run, (history.train, history.validation))
     finally:
         model.to(home)
     return history
+
+
+@contextmanager
+def in_mode(model: nn.Module, training: bool, seed: str) -> Iterator[None]:
+    """All parts of a model in one mode, and what they draw from torch's global generators determined by ``seed``.
+
+    Modes and generators are restored afterwards.
+    """
+    modes = [(part, part.training) for part in model.modules()]
+    with seeded(random.Random(seed).getrandbits(63)):
+        try:
+            model.train(training)
+            yield
+        finally:
+            for part, mode in modes:
+                part.training = mode
 
 
 def train_epoch(
@@ -136,30 +166,38 @@ def train_epoch(
     loss: LossFunction,
 ) -> Tensor:
     """One pass through x in a new random order; returns the means of J_recon, J_KL and 𝓛, ``(3,)``."""
-    totals = torch.zeros(3, device=x.device, dtype=torch.float64)
+    totals = torch.zeros(3, device=x.device, dtype=wide(x.device))
     for batch in torch.randperm(len(x), generator=generator, device=x.device).split(batch_size):
         terms = loss(model, x.index_select(0, batch), n_samples, generator)
         optimiser.zero_grad()
         (terms.reconstruction + terms.kl).mean().backward()
         optimiser.step()
+        torch.clear_autocast_cache()  # or autocast would go on with the weights before this step
         totals += sums(terms)
     return totals / len(x)
 
 
 @torch.no_grad()
 def validate(model: nn.Module, x: Tensor, n_samples: int, seed: int, loss: LossFunction) -> Tensor:
-    """The means of J_recon, J_KL and 𝓛 over x, shape ``(3,)``, with the same noise at each call.
+    """The means of J_recon, J_KL and 𝓛 over x, shape ``(3,)``, in evaluation mode, with the same noise at each call.
 
     It has its own generator, so that validation does not change the draws of the training.
     """
     generator = Generator(x.device).manual_seed(seed + 1)
-    batches = [sums(loss(model, batch, n_samples, generator)) for batch in x.split(VALIDATION_BATCH)]
+    with in_mode(model, False, f"{seed} validation"):
+        batches = [sums(loss(model, batch, n_samples, generator)) for batch in x.split(VALIDATION_BATCH)]
     return torch.stack(batches).sum(0) / len(x)
 
 
 def sums(terms: Loss) -> Tensor:
-    """J_recon, J_KL and 𝓛 summed over a batch, shape ``(3,)``, in float64."""
-    return torch.stack(terms).detach().sum(-1, dtype=torch.float64)
+    """J_recon, J_KL and 𝓛 summed over a batch, shape ``(3,)``, in float64 where the device has it."""
+    stacked = torch.stack(terms).detach()
+    return stacked.sum(-1, dtype=wide(stacked.device))
+
+
+def wide(device: torch.device) -> torch.dtype:
+    """The type of sums over all images: float64, except on Apple's GPUs, which have none."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def append(means: dict[str, list[float]], values: Tensor, epoch: int) -> None:
@@ -211,82 +249,34 @@ def check_settings(*, epochs: int, batch_size: int, learning_rate: float, n_samp
         raise ValueError(f"learning_rate needs a positive number, got {learning_rate}; try 1e-3")
 
 
-def save_checkpoint(
-    path: Path,
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    generator: Generator,
-    run: dict[str, Any],
-    history: History,
-) -> None:
-    """Write weights, Adam's state, the generator's state and the history.
-
-    A safetensors file holds tensors and text, and reading it runs no code. The new file replaces the old
-    one only when it is complete, so a run that is killed at any moment leaves a complete checkpoint.
-    """
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for index, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{name}": tensor for name, tensor in state.items()}
-    tensors["generator"] = generator.get_state()
-    metadata = {"run": json.dumps(run), "history": json.dumps([history.train, history.validation])}
-    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def load_checkpoint(
-    path: Path,
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    generator: Generator,
-    run: dict[str, Any],
-    epochs: int,
-) -> History:
-    """Load a checkpoint into model, optimiser and generator, and return its history.
-
-    If the file does not exist yet, nothing is changed and the history is empty.
-
-    Raises:
-        FileNotFoundError: the folder of the checkpoint does not exist.
-        ValueError: the file is not a complete checkpoint, comes from a run with other settings, or has
-            more than ``epochs`` epochs. In each case nothing is changed.
-    """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"checkpoint needs a folder that exists, got {path}; create {path.parent} first")
-    if not path.exists():
-        return History()
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        stored, (train_means, validation_means) = json.loads(metadata["run"]), json.loads(metadata["history"])
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a complete checkpoint of this module ({error}); move it away to start again"
-        ) from None
-    for name, wanted in run.items():
-        if stored.get(name) != wanted:
+def check_data(model: nn.Module, x_train: Tensor, x_validation: Tensor, batch_size: int) -> None:
+    """Raise ``ValueError`` if there are no images, or if a batch is too small for the model's parts."""
+    for name, x in (("x_train", x_train), ("x_validation", x_validation)):
+        if x.ndim != 2 or len(x) == 0:
             raise ValueError(
-                f"{path} comes from a run with another {name}:\n{stored.get(name)}\n"
-                f"This run has\n{wanted}\n"
-                "Give another file, or move this one away to start again."
+                f"{name} needs the shape (N, d) with at least one image, got {tuple(x.shape)}; "
+                "flatten images with x.flatten(1), and keep some for validation"
             )
-    if len(train_means["J"]) > epochs:
-        done = len(train_means["J"])
-        raise ValueError(f"epochs needs to be at least {done}, the number done in {path}, got {epochs}")
-    model.load_state_dict({name[6:]: t for name, t in tensors.items() if name.startswith("model.")})
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("adam."):
-            _, index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = tensor
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-    generator.set_state(tensors["generator"])
-    return History(train_means, validation_means)
+    n = len(x_train)
+    normalised = any(isinstance(part, _BatchNorm) for part in model.modules())
+    if normalised and (batch_size == 1 or n % batch_size == 1):
+        other = next((size for size in range(batch_size + 1, n + 1) if n % size != 1), None)
+        raise ValueError(
+            "batch_size needs to leave no batch of a single image, which has no variance for batch normalisation, "
+            f"got {batch_size} for {n} images; {f'try {other}' if other else 'add an image'}"
+        )
+
+
+def check_loss(
+    model: nn.Module, x_train: Tensor, x_validation: Tensor, n_samples: int, seed: int, loss: LossFunction
+) -> None:
+    """Raise ``ValueError`` if the loss does not give one number for each of two images, before the first step."""
+    for x in (x_train[:2], x_validation[:2]):
+        with torch.no_grad(), in_mode(model, False, ""):
+            terms = loss(model, x, n_samples, Generator(x.device).manual_seed(seed))
+        for name, term in zip(Loss._fields, terms, strict=True):
+            if term.shape != (len(x),):
+                raise ValueError(
+                    f"loss needs one {name} for each image, shape ({len(x)},) for {len(x)} images, "
+                    f"got {tuple(term.shape)}; sum over pixels, and leave the mean over images to train"
+                )

@@ -1,0 +1,225 @@
+"""Checkpoints: one file with all that a run needs to go on, and with what tells it from every other run."""
+
+import dis
+import hashlib
+import inspect
+import json
+import os
+import pickle
+import sys
+from itertools import zip_longest
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
+
+Means = dict[str, list[float]]  # of each epoch, by name
+# Functions and classes of these are known by their names; of all others the source counts too.
+LIBRARIES = {"numpy", "torch", "torchvision", "vaebook", *sys.stdlib_module_names} - {"__main__"}
+
+
+def load_weights(path: str | Path, model: nn.Module) -> None:
+    """Copy the weights of a checkpoint into ``model``, wherever each was trained, and nothing else.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a complete checkpoint, or its model has other parts or sizes.
+
+    >>> import tempfile
+    >>> from vaebook.models import mlp_vae
+    >>> from vaebook.training import train
+    >>> one, other, x = mlp_vae(64, 2), mlp_vae(64, 2, seed=1), torch.zeros(10, 64)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = train(one, x, x, epochs=1, checkpoint=f"{folder}/run.safetensors")
+    ...     load_weights(f"{folder}/run.safetensors", other)
+    >>> all(map(torch.equal, one.parameters(), other.parameters()))
+    True
+    """
+    put_weights(Path(path), model, read(Path(path))[2])
+
+
+class Contents(pickle.Pickler):
+    """Writes what a value consists of, where ``pickle`` writes a name.
+
+    A function counts with its source, its default values, the variables of the function that made it, and the global
+    variables that it reads. What cannot be compared, such as a lambda or an open file, raises an error.
+    """
+
+    seen: tuple[FunctionType, ...] = ()
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(file)
+        self.fast = True  # equal values give equal bytes, whether or not they share parts
+
+    def reducer_override(self, value: Any) -> Any:
+        own = (getattr(value, "__module__", None) or "builtins").partition(".")[0] not in LIBRARIES
+        if isinstance(value, Tensor):
+            plain = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+            return list, ([str(value.dtype), tuple(value.shape), plain.numpy().tobytes()],)
+        if isinstance(value, ModuleType):
+            return str, (value.__name__,)
+        if own and isinstance(value, type):
+            methods = [source(f) for f in vars(value).values() if isinstance(f, FunctionType)]
+            return list, ([value.__qualname__, value.__bases__, methods],)
+        if own and isinstance(value, FunctionType) and value.__name__ != "<lambda>":
+            known, self.seen = value in self.seen, (*self.seen, value)  # functions may call each other
+            return (str, (value.__qualname__,)) if known else (list, (contents(value),))
+        return NotImplemented
+
+
+def source(method: FunctionType) -> str:
+    try:
+        return inspect.getsource(method)
+    except OSError:  # a dataclass makes its methods, from what it holds
+        return str(method.__code__.co_code)
+
+
+def contents(function: FunctionType) -> list[object]:
+    names = sorted(globals_read(function.__code__) & set(function.__globals__))
+    around = [cell.cell_contents for cell in function.__closure__ or ()]
+    defaults = [function.__defaults__, function.__kwdefaults__]
+    return [inspect.getsource(function), defaults, around, names, [function.__globals__[name] for name in names]]
+
+
+def globals_read(code: CodeType) -> set[str]:
+    """The names of the global variables that a function, and the functions inside it, read."""
+    names = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    return names.union(*(globals_read(inner) for inner in code.co_consts if isinstance(inner, CodeType)))
+
+
+def identity(name: str, value: object) -> str:
+    """A short text that is the same for the same contents, in every process.
+
+    Raises:
+        ValueError: the value is, or holds, what cannot be compared.
+
+    >>> identity("x_train", torch.zeros(300, 64)) == identity("x_train", torch.zeros(300, 64))
+    True
+    """
+    if isinstance(value, int | float):
+        return repr(value)
+    digest = hashlib.sha256()
+    try:
+        Contents(SimpleNamespace(write=digest.update)).dump(value)
+    except Exception as error:  # pickle raises many kinds
+        raise ValueError(
+            f"with a checkpoint, {name} needs contents that a later run can compare with its own ({error}); "
+            "use functions made with def, and functools.partial for their settings"
+        ) from None
+    what = str(tuple(value.shape)) if isinstance(value, Tensor) else getattr(value, "__name__", type(value).__name__)
+    return f"{what} with digest {digest.hexdigest()[:16]}"
+
+
+def describe_run(model: nn.Module, **settings: object) -> dict[str, str]:
+    """What makes a run the run that it is, in words."""
+    weights, state = next(model.parameters()), model.state_dict()
+    parts = [(type(p), {k: v for k, v in vars(p).items() if k[0] != "_" and k != "training"}) for p in model.modules()]
+    return {
+        "model": f"{model}\n{identity('model', parts)}",
+        "dtype": str(weights.dtype),
+        "device": weights.device.type,
+        **{name: identity(name, value) for name, value in settings.items()},
+        "initial weights": identity("model", {name: state[name] for name in sorted(set(first_names(model).values()))}),
+    }
+
+
+def first_names(model: nn.Module) -> dict[str, str]:
+    """For each tensor of a model's state, the first name that it has there: tied weights have several."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(t), name) for name, t in model.state_dict(keep_vars=True).items()}
+
+
+def put_weights(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    first = first_names(model)
+    try:
+        model.load_state_dict({name: tensors[f"model.{first[name]}"] for name in first})
+    except (KeyError, RuntimeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{path} holds the weights of another model ({reason}); make the model as it was") from None
+
+
+def save_checkpoint(
+    path: Path,
+    model: nn.Module,
+    optimiser: Optimizer,
+    generator: Generator,
+    run: dict[str, str],
+    history: tuple[Means, Means],
+) -> None:
+    """Write weights, Adam's state, the generator's state and the history.
+
+    A safetensors file holds tensors and text, and reading it runs no code. The new file replaces the old
+    one only when it is complete, so a run that is killed at any moment leaves a complete checkpoint.
+    """
+    state = model.state_dict()
+    tensors = {f"model.{name}": state[name] for name in first_names(model).values()}
+    for index, values in optimiser.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{name}": tensor for name, tensor in values.items()}
+    tensors["generator"] = generator.get_state()
+    # Copies: the format has no place for two tensors that share their memory.
+    copies = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(save(copies, {"run": json.dumps(run), "history": json.dumps(history)}))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read(path: Path) -> tuple[dict[str, str], tuple[Means, Means], dict[str, Tensor]]:
+    """The run, the history and the tensors of a checkpoint, read and not mapped: Windows replaces no mapped file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        train, validation = json.loads(metadata["history"])
+        return json.loads(metadata["run"]), (train, validation), load(path.read_bytes())
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not a complete checkpoint of this module ({error}); move it away to start again"
+        ) from None
+
+
+def load_checkpoint(
+    path: Path, model: nn.Module, optimiser: Optimizer, generator: Generator, run: dict[str, str], epochs: int
+) -> tuple[Means, Means]:
+    """Load a checkpoint into model, optimiser and generator, and return its history.
+
+    The weights of ``model`` have to be the initial ones of that run, or those of the checkpoint itself.
+
+    Raises:
+        ValueError: the file is not a complete checkpoint, comes from another run, or has more than ``epochs``
+            epochs. In each case nothing is changed.
+    """
+    stored, history, tensors = read(path)
+    weights = {name[6:]: tensors[name] for name in sorted(tensors) if name.startswith("model.")}
+    if run["initial weights"] == identity("model", weights):
+        run["initial weights"] = stored.get("initial weights", "")
+    for name, wanted in run.items():
+        found = stored.get(name, "")
+        if found != wanted:
+            lines = zip_longest(found.splitlines(), wanted.splitlines(), fillvalue="")
+            there, here = next((a.strip(), b.strip()) for a, b in lines if a != b)
+            raise ValueError(
+                f"{path} comes from a run with another {name}: {there or 'nothing'} there, {here or 'nothing'} here.\n"
+                "Give another file, or move this one away to start again; load_weights takes its weights alone."
+            )
+    done = len(history[0]["J"])
+    if done > epochs:
+        raise ValueError(f"epochs needs to be at least {done}, the number done in {path}, got {epochs}")
+    put_weights(path, model, tensors)
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("adam."):
+            _, index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = tensor
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+    generator.set_state(tensors["generator"])
+    return history
