@@ -3,10 +3,15 @@
 Exit codes: 0 all went well; 1 something failed or is out of step; 2 wrong usage, nothing executed; 130 interrupted.
 """
 
+import atexit
+import getpass
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +35,7 @@ at_once = click.option("--jobs", "at_once", type=click.IntRange(1, cores()), hel
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` and return the exit code."""
+    give_name_and_home()
     for stream in (sys.stdout, sys.stderr):  # a pipe on Windows, or LANG=C, may not know σ and −
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
@@ -43,6 +49,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.Abort:
         print("vaebook: interrupted", file=sys.stderr)
         return 130
+    except OSError as error:  # a disk that is full, a file that may not be read, a reader that has gone
+        if not isinstance(error, BrokenPipeError):
+            print(f"Error: {error.strerror or error}{f': {error.filename}' * bool(error.filename)}", file=sys.stderr)
+        with suppress(OSError, ValueError):  # or the interpreter would try once more, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def give_name_and_home() -> None:
+    """Libraries ask for the user's name and home; in a container there may be neither, or a home that is read-only."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        os.environ["LOGNAME"] = "user"
+    if not os.access(os.path.expanduser("~"), os.W_OK):  # noqa: PTH111 (that of Path fails without a home)
+        os.environ["HOME"] = os.environ["USERPROFILE"] = folder = tempfile.mkdtemp(prefix="vaebook-home-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def interrupt(number: int, _: object) -> None:
