@@ -55,7 +55,7 @@ def weights(model: torch.nn.Module) -> Tensor:
 
 def test_the_loop_equals_plain_adam_on_j(digits: tuple[Tensor, Tensor]) -> None:
     ours, naive = vae(), vae()
-    history = run(ours, digits, epochs=2, seed=5)
+    history = run(ours, digits, epochs=2, seed=5, device="cpu")
     generator, x = torch.Generator().manual_seed(5), digits[0]
     optimiser = torch.optim.Adam(naive.parameters(), lr=1e-3)
     means = []
@@ -82,7 +82,7 @@ def test_the_loop_equals_plain_adam_on_the_bound_of_black_and_white_pixels(digit
             return VAE(Encoder(mlp(64, 16, 4)), BernoulliDecoder(mlp(2, 16, 64)), 64, 2)
 
     ours, naive, x = model(), model(), (digits[0] > 0.5).float()
-    run(ours, (x, x[:10]), epochs=2, seed=5, loss=negative_elbo)
+    run(ours, (x, x[:10]), epochs=2, seed=5, loss=negative_elbo, device="cpu")
     generator = torch.Generator().manual_seed(5)
     optimiser = torch.optim.Adam(naive.parameters(), lr=1e-3)
     for _ in range(2):
@@ -431,9 +431,9 @@ def test_training_under_autocast_stays_near_full_precision(
             return VAE(Encoder(mlp(64, 16, 4)), decoder(mlp(2, 16, 64)), 64, 2)
 
     data = (digits[0].round(), digits[1].round())
-    full = run(model(), data, epochs=2, loss=negative_elbo)
+    full = run(model(), data, epochs=2, loss=negative_elbo, device="cpu")
     with torch.autocast("cpu", torch.bfloat16):
-        half = run(model(), data, epochs=2, loss=negative_elbo)
+        half = run(model(), data, epochs=2, loss=negative_elbo, device="cpu")
     assert half.validation["J"] != full.validation["J"]  # it was in use
     assert half.validation["J"] == pytest.approx(full.validation["J"], rel=0.01)  # bfloat16 has 3 digits
 
@@ -469,11 +469,52 @@ def test_the_model_returns_to_its_device(digits: tuple[Tensor, Tensor]) -> None:
         assert practical_loss(model, digits[1]).elbo.isfinite().all()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU on this machine")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU on this machine")
+
+
+@needs_gpu
 def test_a_gpu_is_used_by_default(digits: tuple[Tensor, Tensor]) -> None:
     torch.cuda.reset_peak_memory_stats()
     run(vae(), digits, epochs=1)
     assert torch.cuda.max_memory_allocated() > 0
+
+
+@needs_gpu
+def test_on_a_gpu_the_seed_determines_dropout_too_and_generators_stay(
+    digits: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    before = torch.cuda.get_rng_state(), torch.get_rng_state()
+    whole, again = with_parts(*PARTS["all"]()), with_parts(*PARTS["all"]())
+    history = run(whole, digits, epochs=3)
+    torch.rand(5, device="cuda")
+    for epochs in (1, 3):
+        resumed = run(again, digits, epochs=epochs, checkpoint=tmp_path / "run.safetensors")
+    assert resumed.train["J"] == pytest.approx(history.train["J"], rel=1e-5)
+    torch.cuda.set_rng_state(before[0])
+    seeded_one = with_parts(*PARTS["all"]())
+    assert torch.equal(torch.cuda.get_rng_state(), before[0])
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert torch.equal(weights(seeded_one), weights(with_parts(*PARTS["all"]())))
+
+
+@needs_gpu
+def test_a_checkpoint_of_a_gpu_gives_its_weights_to_a_cpu(digits: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    file, trained, other = tmp_path / "run.safetensors", vae(), vae(seed=9)
+    run(trained, digits, epochs=1, checkpoint=file)
+    load_weights(file, other)
+    assert torch.equal(weights(other), weights(trained))
+    with pytest.raises(ValueError, match="another device: cuda there, cpu here"):
+        run(vae(), digits, epochs=2, checkpoint=file, device="cpu")
+    run(vae(), digits, epochs=2, checkpoint=file, device=0)
+
+
+@needs_gpu
+def test_under_autocast_on_a_gpu(digits: tuple[Tensor, Tensor]) -> None:
+    full = run(vae(), digits, epochs=2)
+    with torch.autocast("cuda", torch.bfloat16):
+        half = run(vae(), digits, epochs=2)
+    assert half.validation["J"] != full.validation["J"]
+    assert half.validation["J"] == pytest.approx(full.validation["J"], rel=0.01)
 
 
 def test_progress_is_quiet_in_a_pipe_and_a_bar_in_a_terminal() -> None:
