@@ -110,7 +110,7 @@ def test_repr_is_one_short_line() -> None:
 # The split
 
 
-@given(n=st.integers(10, 400))
+@given(n=st.integers(100, 400))
 @settings(max_examples=30, deadline=None)
 def test_splits_are_disjoint_and_complete_with_shares_80_10_10(
     tmp_path_factory: pytest.TempPathFactory, n: int
@@ -146,7 +146,7 @@ def test_labels_stay_with_their_images(tmp_path: Path) -> None:
 
 
 def test_global_generators_are_not_used(tmp_path: Path) -> None:
-    numbered(tmp_path / "n.npy", 20)
+    numbered(tmp_path / "n.npy", 100)
 
     def state() -> list[object]:
         kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - tests the global generator
@@ -164,8 +164,8 @@ def test_images_have_torchs_default_dtype(
     tmp_path: Path, default_dtype: Callable[[torch.dtype], None], dtype: torch.dtype
 ) -> None:
     default_dtype(dtype)
-    np.save(tmp_path / "f.npy", np.linspace(0, 1, 40, dtype=np.float32).reshape(10, 2, 2))
-    for dataset in ("digits", numbered(tmp_path / "u.npy", 10), tmp_path / "f.npy"):
+    np.save(tmp_path / "f.npy", np.linspace(0, 1, 400, dtype=np.float32).reshape(100, 2, 2))
+    for dataset in ("digits", numbered(tmp_path / "u.npy", 100), tmp_path / "f.npy"):
         assert {split.dtype for split in splits(load(dataset))} == {dtype}
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from vaebook.own_images import DataError, damaged, grey_values, in_one_line, read
+from vaebook.own_images import DataError, damaged, in_one_line, read
 
 KNOWN: Final = ("digits", "mnist", "fashion-mnist")
 SPLIT_SEED: Final = 1312  # seed of the permutation that splits the digits and your own images
@@ -66,12 +66,12 @@ def load(dataset: str | os.PathLike[str]) -> Images:
     - ``"mnist"``, ``"fashion-mnist"``: 70,000 images of 28 × 28 in torchvision's layout, in the folder
       that the environment variable ``VAEBOOK_DATA`` names (default: ``vaebook`` in the user's cache
       folder). They are downloaded into it the first time.
-    - a path to a ``.npy`` array (N, H, W), uint8 in 0…255 or float in [0, 1]; or to a ``.npz`` with one
-      such array and optionally ``labels`` (N,). If the ``.npz`` has more arrays, this one is ``images``.
-    - a path to a folder of pictures (PNG, JPEG, …), all of the same size. They are sorted by file name
-      and turned to grey; transparency is ignored.
+    - a path to a ``.npy`` array (N, H, W), or to a ``.npz`` with one such array and optionally ``labels``
+      (N,). If the ``.npz`` has more arrays, this one is ``images``.
+    - a path to a folder of pictures, all of the same size, which are sorted by file name.
 
-    Your own data need at least 10 images. A known name takes precedence over a file of the same name;
+    Your own images, 100 or more, become grey; what is accepted and how it is read is listed in
+    ``pages/intro.md`` under "Your own images". A known name takes precedence over a file of the same name;
     write ``./digits`` for the file. Existing files are never changed or deleted.
 
     The split is fixed. MNIST and Fashion-MNIST keep their authors' order: the first 55,000 training
@@ -161,13 +161,13 @@ def _idx_data_set(name: str) -> Images:
     train, train_labels, test, test_labels = (
         _read_idx(raw / file, read_image_file if "images" in file else read_label_file) for file in _IDX_FILES
     )
-    x = grey_values(train).flatten(1)  # (N, H, W) -> (N, d)
+    x = train.flatten(1) / 255  # (N, H, W) -> (N, d), of torch's default dtype
     return Images(
         name=name,
         shape=(28, 28),
         train=x[:_TRAIN_SIZE],
         validation=x[_TRAIN_SIZE:],
-        test=grey_values(test).flatten(1),
+        test=test.flatten(1) / 255,
         train_labels=train_labels[:_TRAIN_SIZE],
         validation_labels=train_labels[_TRAIN_SIZE:],
         test_labels=test_labels,
