@@ -62,12 +62,9 @@ def test_prior_quantiles_have_equal_probabilities_and_the_order_of_the_map() -> 
     torch.testing.assert_close(share[:, 0, 1], (torch.arange(10).double().flip(0) + 0.5) / 10)  # z_2 grows upwards
 
 
-def test_manifold_and_traversals_label_their_axes() -> None:
+def test_a_manifold_labels_its_axes() -> None:
     ax = figures.manifold(images(9), (3, 4))
     assert ax.get_ylabel() == "$z_2$, in quantiles of the prior"
-    ax = figures.traversals(images(6).reshape(2, 3, 12), (3, 4), [-1.5, 0, 1.5])
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["$-1.5$", "$0$", "$1.5$"]
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["$z_{1}$", "$z_{2}$"]
 
 
 def test_training_curves_show_the_history() -> None:
@@ -83,7 +80,7 @@ def test_training_curves_show_the_history() -> None:
 def test_no_figure_draws_a_random_number() -> None:
     before_torch, before_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     figures.use_style()
-    figures.samples(images(20), (3, 4))
+    figures.image_grid(images(20), (3, 4))
     figures.latent_map(torch.zeros(5, 2), torch.arange(5), torch.ones(5, 2))
     figures.manifold(images(4), (3, 4))
     assert torch.equal(before_torch, torch.get_rng_state())
@@ -100,7 +97,6 @@ def test_no_figure_draws_a_random_number() -> None:
         (lambda: figures.reconstructions(images(3), images(2), (3, 4)), "x and f need the same shape"),
         (lambda: figures.latent_map(torch.zeros(5, 3)), r"mu needs shape \(n, 2\), got \(5, 3\)"),
         (lambda: figures.manifold(images(5), (3, 4)), "needs n² rows, got 5; decode prior_quantiles"),
-        (lambda: figures.traversals(images(6).reshape(2, 3, 12), (3, 4), [0.0]), r"needs shape \(m, 1, d\)"),
     ],
 )
 def test_errors(draw: object, message: str) -> None:

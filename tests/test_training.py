@@ -380,7 +380,9 @@ def test_a_decoder_of_another_width_is_refused(
 ) -> None:
     model = VAE(Encoder(mlp(64, 16, 4)), decoder(mlp(2, 16, width)), 64, 2)
     before = weights(model)
-    with pytest.raises(ValueError, match=f"decoder needs 64 outputs, one for each pixel, got shape .*{width}"):
+    with pytest.raises(
+        ValueError, match=f"the decoder.s output needs 64 features on its last axis, got shape .*{width}"
+    ):
         run(model, digits, epochs=1, loss=negative_elbo)
     assert torch.equal(weights(model), before)
 
@@ -452,8 +454,8 @@ def test_device_0_is_the_first_gpu_and_not_the_default(digits: tuple[Tensor, Ten
         ({"epochs": -1}, "epochs needs to be at least 0, got -1"),
         ({"batch_size": 0}, "batch_size needs to be at least 1, got 0"),
         ({"n_samples": 0}, "n_samples needs to be at least 1, got 0"),
-        ({"learning_rate": 0.0}, "learning_rate needs a positive number, got 0.0"),
-        ({"learning_rate": float("nan")}, "learning_rate needs a positive number, got nan"),
+        ({"learning_rate": 0.0}, "learning_rate needs to be a finite number above 0, got 0.0"),
+        ({"learning_rate": float("nan")}, "learning_rate needs to be a finite number above 0, got nan"),
     ],
 )
 def test_settings_out_of_range(digits: tuple[Tensor, Tensor], options: dict[str, float], message: str) -> None:

@@ -19,6 +19,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 Means = dict[str, list[float]]  # of each epoch, by name
+Run = dict[str, str]  # what a run depends on, in words
 # Functions and classes of these are known by their names; of all others the source counts too.
 LIBRARIES = {"numpy", "torch", "torchvision", "vaebook", *sys.stdlib_module_names} - {"__main__"}
 
@@ -115,7 +116,7 @@ def identity(name: str, value: object) -> str:
     return f"{what} with digest {digest.hexdigest()[:16]}"
 
 
-def describe_run(model: nn.Module, **settings: object) -> dict[str, str]:
+def describe_run(model: nn.Module, **settings: object) -> Run:
     """What makes a run the run that it is, in words."""
     weights, state = next(model.parameters()), model.state_dict()
     parts = [(type(p), {k: v for k, v in vars(p).items() if k[0] != "_" and k != "training"}) for p in model.modules()]
@@ -144,12 +145,7 @@ def put_weights(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> Non
 
 
 def save_checkpoint(
-    path: Path,
-    model: nn.Module,
-    optimiser: Optimizer,
-    generator: Generator,
-    run: dict[str, str],
-    history: tuple[Means, Means],
+    path: Path, model: nn.Module, optimiser: Optimizer, generator: Generator, run: Run, history: tuple[Means, Means]
 ) -> None:
     """Write weights, Adam's state, the generator's state and the history.
 
@@ -174,7 +170,7 @@ def save_checkpoint(
         part.unlink(missing_ok=True)
 
 
-def read(path: Path) -> tuple[dict[str, str], tuple[Means, Means], dict[str, Tensor]]:
+def read(path: Path) -> tuple[Run, tuple[Means, Means], dict[str, Tensor]]:
     """The run, the history and the tensors of a checkpoint, read and not mapped: Windows replaces no mapped file."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -188,7 +184,7 @@ def read(path: Path) -> tuple[dict[str, str], tuple[Means, Means], dict[str, Ten
 
 
 def load_checkpoint(
-    path: Path, model: nn.Module, optimiser: Optimizer, generator: Generator, run: dict[str, str], epochs: int
+    path: Path, model: nn.Module, optimiser: Optimizer, generator: Generator, run: Run, epochs: int
 ) -> tuple[Means, Means]:
     """Load a checkpoint into model, optimiser and generator, and return its history.
 

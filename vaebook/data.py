@@ -131,9 +131,6 @@ def binarise(x: Tensor, generator: torch.Generator | None) -> Tensor:
     return (torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator) < x).to(x.dtype)
 
 
-# The named data sets
-
-
 def _digits() -> Images:
     from sklearn.datasets import load_digits
 
@@ -162,16 +159,8 @@ def _idx_data_set(name: str) -> Images:
         _read_idx(raw / file, read_image_file if "images" in file else read_label_file) for file in _IDX_FILES
     )
     x = train.flatten(1) / 255  # (N, H, W) -> (N, d), of torch's default dtype
-    return Images(
-        name=name,
-        shape=(28, 28),
-        train=x[:_TRAIN_SIZE],
-        validation=x[_TRAIN_SIZE:],
-        test=test.flatten(1) / 255,
-        train_labels=train_labels[:_TRAIN_SIZE],
-        validation_labels=train_labels[_TRAIN_SIZE:],
-        test_labels=test_labels,
-    )
+    pixels, classes = x.split(_TRAIN_SIZE), train_labels.split(_TRAIN_SIZE)
+    return Images(name, (28, 28), *pixels, test.flatten(1) / 255, *classes, test_labels)  # type: ignore[call-arg]
 
 
 def _download(name: str, source: Any, raw: Path, missing: list[str]) -> None:
@@ -233,15 +222,7 @@ def _permuted(name: str, x: Tensor, labels: Tensor | None) -> Images:
     order = torch.randperm(n_images, generator=generator, device="cpu")
     n_train = n_images * 8 // 10
     n_validation = (n_images - n_train) // 2
-    train, validation, test = order.tensor_split((n_train, n_train + n_validation))
+    parts = order.tensor_split((n_train, n_train + n_validation))
     pixels = x.flatten(1)  # (N, H, W) -> (N, d)
-    return Images(
-        name=name,
-        shape=(height, width),
-        train=pixels[train],
-        validation=pixels[validation],
-        test=pixels[test],
-        train_labels=None if labels is None else labels[train],
-        validation_labels=None if labels is None else labels[validation],
-        test_labels=None if labels is None else labels[test],
-    )
+    classes = [None] * 3 if labels is None else [labels[part] for part in parts]
+    return Images(name, (height, width), *(pixels[part] for part in parts), *classes)

@@ -94,17 +94,13 @@ def explorer(model: VAE, x: Tensor, labels: Tensor | None, shape: tuple[int, int
         means = torch.stack([expected_log_likelihood(model, q_chosen, x[chosen]), kl_to_prior(q_chosen)], -1)
         widths, scales, weights = quantised(model.decoder.network)  # type: ignore[arg-type]
         payload = {
-            "shape": shape,
-            "widths": widths,
-            "scales": pack(scales),
-            "weights": pack(weights, "<i2"),
+            "shape": shape, "widths": widths, "scales": pack(scales), "weights": pack(weights, "<i2"),
             "logSigmaDec": pack(model.decoder.log_sigma_dec),  # type: ignore[arg-type]
             "codes": pack(torch.cat([q.mu, q.log_sigma], -1)),  # (n, 4)
             "labels": None if labels is None else labels.tolist(),
-            "chosen": chosen,
-            "images": pack(x[chosen]),
+            "chosen": chosen, "images": pack(x[chosen]),
             "means": pack(means),  # (k, 2): E_q[log p_θ(x|z)] and the KL
-        }
+        }  # fmt: skip
         f = model.decode(q_chosen.mu).mean
     pairs = torch.stack([x[chosen], f], 1).flatten(0, 1)  # (k, 2, d) -> (2k, d)
     png = picture(q, labels, pairs, shape)

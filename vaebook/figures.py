@@ -67,15 +67,6 @@ def reconstructions(x: Tensor, f: Tensor, shape: tuple[int, int], ax: Axes | Non
     return image_grid(both, shape, columns=len(x), ax=ax, title="data above, reconstructions below")
 
 
-def samples(f: Tensor, shape: tuple[int, int], ax: Axes | None = None) -> Axes:
-    """Decoded draws from the prior, f_θ(z) with z ~ π, shape ``(n, d)``.
-
-    >>> samples(torch.rand(20, 64), (8, 8)).get_title(loc="left")
-    'decoded draws from the prior'
-    """
-    return image_grid(f, shape, ax=ax, title="decoded draws from the prior")
-
-
 def latent_map(mu: Tensor, labels: Tensor | None = None, sigma: Tensor | None = None, ax: Axes | None = None) -> Axes:
     """The codes of the data: μ ``(n, 2)``, coloured by class, and their one-σ ellipses if σ is given.
 
@@ -116,15 +107,8 @@ def scatter_classes(points: np.ndarray, labels: np.ndarray, ax: Axes) -> None:
     colours = 0.8 * np.array(plt.color_sequences["tab10"])  # darker, for the contrast of thin numerals
     for label in np.unique(labels):
         chosen = labels == label
-        ax.scatter(
-            points[chosen, 0],
-            points[chosen, 1],
-            s=22,
-            marker=f"${label}$",
-            color=colours[int(label) % 10],
-            linewidth=0.2,
-            label=str(label),
-        )
+        x, y = points[chosen].T
+        ax.scatter(x, y, s=22, marker=f"${label}$", color=colours[int(label) % 10], linewidth=0.2, label=str(label))
 
 
 def prior_quantiles(n: int) -> Tensor:
@@ -160,26 +144,6 @@ def manifold(f: Tensor, shape: tuple[int, int], ax: Axes | None = None) -> Axes:
         axis.set_ticks([0.1, 0.5, 0.9])
     ax.set_xlabel("$z_1$, in quantiles of the prior")
     ax.set_ylabel("$z_2$, in quantiles of the prior")
-    return ax
-
-
-def traversals(f: Tensor, shape: tuple[int, int], values: Sequence[float], ax: Axes | None = None) -> Axes:
-    """Decoded images f ``(m, len(values), d)``: row j varies z_j through the values and fixes the others.
-
-    >>> traversals(torch.rand(3, 5, 64), (8, 8), [-2, -1, 0, 1, 2]).get_xlabel()
-    'value of the coordinate'
-    """
-    if f.ndim != 3 or f.shape[1] != len(values):
-        raise ValueError(f"f needs shape (m, {len(values)}, d), got {tuple(f.shape)}")
-    height, width = shape
-    ax = axes_or_new(ax, figsize=(7, 7 * len(f) * height / (len(values) * width)))
-    image_grid(f.flatten(0, 1), shape, columns=len(values), ax=ax)
-    ax.set_axis_on()
-    ax.spines[:].set_visible(False)
-    ax.set_xticks([(k + 0.5) * (width + 1) - 1 for k in range(len(values))], [f"${v:g}$" for v in values])
-    ax.set_yticks([(j + 0.5) * (height + 1) - 1 for j in range(len(f))], [f"$z_{{{j + 1}}}$" for j in range(len(f))])
-    ax.tick_params(length=0)
-    ax.set_xlabel("value of the coordinate")
     return ax
 
 

@@ -31,13 +31,7 @@ class CheckFailed(AssertionError):
 
 
 def check(
-    label: str,
-    left: Any,
-    right: Any,
-    *,
-    kind: Kind = "exact",
-    relation: Relation = "=",
-    tolerance: float | None = None,
+    label: str, left: Any, right: Any, *, kind: Kind = "exact", relation: Relation = "=", tolerance: float | None = None
 ) -> None:
     """Compare the two sides of the equation ``label`` and show the outcome in one line.
 

@@ -169,7 +169,7 @@ class VAE(nn.Module):
     def decode(self, z: Tensor) -> DiagonalGaussian | BernoulliPixels:
         """p_θ(x|z), one density for each row of z ``(..., m)``."""
         p: DiagonalGaussian | BernoulliPixels = self.decoder(z)
-        check_output(self, p.logits if isinstance(p, BernoulliPixels) else p.mean)
+        check_width(p.logits if isinstance(p, BernoulliPixels) else p.mean, "the decoder's output", self.d)
         return p
 
     def prior(self) -> DiagonalGaussian:
@@ -210,7 +210,7 @@ class AutoEncoder(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """The picture f(z), ``(..., m)`` to ``(..., d)``."""
         x: Tensor = self.decoder(z)
-        check_output(self, x)
+        check_width(x, "the decoder's output", self.d)
         return x
 
 
@@ -247,18 +247,13 @@ def check_dimensions(d: int, latent_dim: int) -> None:
 
 def check_input(model: VAE | AutoEncoder, x: Tensor) -> None:
     """Raise ``ValueError`` or ``TypeError`` if the model's first layer cannot take x."""
-    if x.ndim == 0 or x.shape[-1] != model.d:
-        raise ValueError(
-            f"x needs {model.d} features on its last axis, got shape {tuple(x.shape)}; flatten images with x.flatten(1)"
-        )
+    check_width(x, "x", model.d, "flatten images with x.flatten(1)")
     weights = next(model.parameters())
     if x.dtype != weights.dtype:
         raise TypeError(f"x needs the type of the weights, {weights.dtype}, got {x.dtype}; call model.to(x.dtype)")
 
 
-def check_output(model: VAE | AutoEncoder, x: Tensor) -> None:
-    """Raise ``ValueError`` unless the decoder has d outputs; one output would broadcast against all pixels."""
-    if x.ndim == 0 or x.shape[-1] != model.d:
-        raise ValueError(
-            f"decoder needs {model.d} outputs, one for each pixel, got shape {tuple(x.shape)}; change its last layer"
-        )
+def check_width(x: Tensor, name: str, d: int, remedy: str = "change the decoder's last layer") -> None:
+    """Raise ``ValueError`` unless the last axis of x has the d pixels of an image."""
+    if x.ndim == 0 or x.shape[-1] != d:
+        raise ValueError(f"{name} needs {d} features on its last axis, got shape {tuple(x.shape)}; {remedy}")

@@ -79,9 +79,6 @@ def _from_archive(path: Path, archive: Any) -> tuple[Array, Array | None]:
     return arrays[0], arrays[1] if len(arrays) == 2 else None
 
 
-# Pictures
-
-
 def _folder(folder: Path) -> tuple[Array, None]:
     paths = _picture_paths(folder)
     pictures: list[Array] = []
@@ -138,9 +135,6 @@ def _picture(path: Path) -> Array:
             f"got mode {picture.mode!r}. Save it with 8 bits."
         )
     return grey.astype(np.uint16) if grey.dtype.kind == "i" else grey
-
-
-# Checks and conversion
 
 
 def _in_unit_interval(path: Path, images: Array) -> Tensor:
@@ -239,9 +233,6 @@ def _checked_labels(path: Path, labels: Array, n_images: int) -> Tensor:
             f"of {labels.dtype}. Save one whole number for each image, or leave the labels out."
         )
     return torch.from_numpy(labels.astype(np.int64))
-
-
-# Messages
 
 
 def damaged(path: Path, reason: str, remedy: str) -> DataError:

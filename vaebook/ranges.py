@@ -5,6 +5,8 @@ Plain papermill accepts every value, so a chapter that it executes has no other 
 
 import math
 
+import numpy as np
+
 
 def at_least(least: int, **parameters: object) -> None:
     """Raise unless each parameter is a whole number of at least ``least``.
@@ -19,7 +21,7 @@ def at_least(least: int, **parameters: object) -> None:
     ValueError: latent_dim needs to be at least 1, got 0
     """
     for name, value in parameters.items():
-        if not isinstance(value, int) or isinstance(value, bool):
+        if not isinstance(value, int | np.integer) or isinstance(value, bool):
             raise TypeError(f"{name} needs a whole number of at least {least}, got {value!r}")
         if value < least:
             raise ValueError(f"{name} needs to be at least {least}, got {value}")
@@ -38,7 +40,7 @@ def above(bound: float, **parameters: object) -> None:
     TypeError: learning_rate needs a number above 0, got '1e-4'; in YAML, write 1.0e-4 for 1e-4
     """
     for name, value in parameters.items():
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        if not isinstance(value, int | float | np.number) or isinstance(value, bool):
             hint = "; in YAML, write 1.0e-4 for 1e-4" if isinstance(value, str) else ""
             raise TypeError(f"{name} needs a number above {bound:g}, got {value!r}{hint}")
         if not bound < value < math.inf:

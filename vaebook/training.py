@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 from tqdm import tqdm
 
 from vaebook.checkpoints import describe_run, load_checkpoint, save_checkpoint
 from vaebook.ledger import in_notebook
 from vaebook.models import seeded
 from vaebook.objectives import Loss, LossFunction, practical_loss
+from vaebook.ranges import above, at_least
 
 Schedule = Callable[[float], float]
 QUANTITIES = ("J", "J_recon", "J_KL", "elbo")
@@ -88,6 +90,7 @@ def train(
         device: where to train; the default is a GPU if there is one, else the CPU.
 
     Raises:
+        TypeError: a setting is no number.
         ValueError: a setting is out of range, the data or the loss's terms have the wrong shape, or the checkpoint
             is damaged or of another run, or the loss or the schedule cannot be compared with another run's.
         FloatingPointError: J is no longer finite; the last good checkpoint is kept.
@@ -101,7 +104,9 @@ def train(
     >>> len(history)
     2
     """
-    check_settings(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, n_samples=n_samples)
+    at_least(0, epochs=epochs)
+    at_least(1, batch_size=batch_size, n_samples=n_samples)
+    above(0, learning_rate=learning_rate)
     check_data(model, x_train, x_validation, batch_size)
     weights = next(model.parameters())
     home = weights.device
@@ -157,24 +162,19 @@ def in_mode(model: nn.Module, training: bool, seed: str) -> Iterator[None]:
 
 
 def train_epoch(
-    model: nn.Module,
-    x: Tensor,
-    optimiser: torch.optim.Optimizer,
-    batch_size: int,
-    n_samples: int,
-    generator: Generator,
+    model: nn.Module, x: Tensor, optimiser: Optimizer, batch_size: int, n_samples: int, generator: Generator,
     loss: LossFunction,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """One pass through x in a new random order; returns the means of J_recon, J_KL and 𝓛, ``(3,)``."""
-    totals = torch.zeros(3, device=x.device, dtype=wide(x.device))
+    batches = []
     for batch in torch.randperm(len(x), generator=generator, device=x.device).split(batch_size):
         terms = loss(model, x.index_select(0, batch), n_samples, generator)
         optimiser.zero_grad()
         (terms.reconstruction + terms.kl).mean().backward()
         optimiser.step()
         torch.clear_autocast_cache()  # or autocast would go on with the weights before this step
-        totals += sums(terms)
-    return totals / len(x)
+        batches.append(sums(terms))
+    return torch.stack(batches).sum(0) / len(x)
 
 
 @torch.no_grad()
@@ -190,14 +190,9 @@ def validate(model: nn.Module, x: Tensor, n_samples: int, seed: int, loss: LossF
 
 
 def sums(terms: Loss) -> Tensor:
-    """J_recon, J_KL and 𝓛 summed over a batch, shape ``(3,)``, in float64 where the device has it."""
+    """J_recon, J_KL and 𝓛 summed over a batch, shape ``(3,)``, in float64, which Apple's GPUs lack."""
     stacked = torch.stack(terms).detach()
-    return stacked.sum(-1, dtype=wide(stacked.device))
-
-
-def wide(device: torch.device) -> torch.dtype:
-    """The type of sums over all images: float64, except on Apple's GPUs, which have none."""
-    return torch.float32 if device.type == "mps" else torch.float64
+    return stacked.sum(-1, dtype=torch.float32 if stacked.device.type == "mps" else torch.float64)
 
 
 def append(means: dict[str, list[float]], values: Tensor, epoch: int) -> None:
@@ -234,19 +229,6 @@ def summary(history: History) -> str:
     means = history.validation
     line = f"validation J {means['J'][-1]:.3f} (recon {means['J_recon'][-1]:.3f}, KL {means['J_KL'][-1]:.3f})"
     return line if math.isnan(means["elbo"][-1]) else f"{line}, 𝓛 {means['elbo'][-1]:.2f} nats"
-
-
-def check_settings(*, epochs: int, batch_size: int, learning_rate: float, n_samples: int) -> None:
-    """Raise ``ValueError`` if a setting is out of range."""
-    for name, value, least in (
-        ("epochs", epochs, 0),
-        ("batch_size", batch_size, 1),
-        ("n_samples", n_samples, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name} needs to be at least {least}, got {value}")
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate needs a positive number, got {learning_rate}; try 1e-3")
 
 
 def check_data(model: nn.Module, x_train: Tensor, x_validation: Tensor, batch_size: int) -> None:

@@ -6,11 +6,22 @@ import copy
 import re
 import struct
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 RECORD = "application/papermill.record/text/plain"  # a number's text, as vaebook.ledger.record leaves it
+EQUATION = re.compile(r"^( *)`{3,}\{math\}\n *:label: (\S+)\n(.*?)\n *`{3,}$", re.M | re.S)
+BOX = re.compile(
+    r"^(`{3,}|:{3,})\{(?:admonition|note|tip|warning)\}(?P<title>.*?)\n(?P<options>(?::\w+:.*\n)*)(?P<body>.*?)\n\1$",
+    re.M | re.S,
+)
+ROLE = re.compile(r"\{(glue:text|eq|numref|ref|cite:[tp])\}`([^`]+)`")
 FORMULA = re.compile(r"\$\$.*?\$\$|(?<![\\$])\$[^$]+?(?<!\\)\$", re.S)
+INSIDE = r"[^{}\\]|\\."  # braces
+for _ in range(3):  # in braces
+    INSIDE = rf"(?:{INSIDE}|\{{(?:{INSIDE})*\}})"
+INSIDE += "*"
 # What MyST would set and a plain notebook would show as it stands: roles, directives, targets.
 LEFT_OVER = re.compile(r"\{[a-z:_]+\}`|^ *[`:]{3,}\{[a-z-]+\}|^\([\w-]+\)=$", re.M)
 INSTALL = """\
@@ -45,58 +56,44 @@ def plain(notebook: Any, page: str, references: Mapping[str, Any], macros: Mappi
             cell.source = text(cell.source, context)
         cells.append(cell)
         if cell.cell_type == "code":
-            fold(cell)
             cell.outputs = [output for output in cell.outputs if shown(output, context)]
             cells += [nbformat.v4.new_markdown_cell(caption) for caption in captions(cell, context)]
+        tidy(cell)
     if where:
         cells.insert(0, nbformat.v4.new_code_cell(INSTALL.format(where=where).rstrip()))
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"
-    result.cells, result.metadata = (
-        cells,
-        {k: v for k, v in result.metadata.items() if k in ("kernelspec", "language_info")},
-    )
+    kept = ("kernelspec", "language_info")
+    result.cells, result.metadata = cells, {name: result.metadata[name] for name in kept if name in result.metadata}
     return result
 
 
 def text(source: str, context: Context) -> str:
     """Markdown without MyST; one rule for each construct."""
-    source = re.sub(
-        r"^( *)`{3,}\{math\}\n *:label: (\S+)\n(.*?)\n *`{3,}$",
-        lambda m: equation(m, context),
-        source,
-        flags=re.M | re.S,
-    )
-    box = r"^(`{3,}|:{3,})\{(?:admonition|note|tip|warning)\}(.*?)\n(.*?)\n\1$"
-    source = re.sub(box, lambda m: boxed(m[2].strip(), m[3]), source, flags=re.M | re.S)
+    for pattern, rule in ((EQUATION, equation), (BOX, boxed)):
+        source = pattern.sub(partial(rule, context), source)
     source = re.sub(r"^\([\w-]+\)=\n", "", source, flags=re.M)
-    source = roles(source, context)
-    return FORMULA.sub(lambda m: expanded(m[0], context.macros), source)
+    return FORMULA.sub(lambda m: expanded(m[0], context.macros), ROLE.sub(partial(role, context), source))
 
 
-def roles(source: str, context: Context) -> str:
-    """Numbers, references and citations in place of roles."""
-    references = context.references
-
-    def role(match: re.Match[str]) -> str:
-        name, content = match[1], " ".join(match[2].split())
-        if name == "glue:text":
-            return context.numbers[content]
-        if name == "eq":
-            page, number = references["equations"][content]
-            return link(f"({number})", page, context)
-        if name == "numref":
-            return f"Fig. {references['figures'][content][1]}"
-        if name == "ref":
-            words, _, label = content.rstrip(">").rpartition("<")
-            page, title = references["titles"][label.strip()]
-            return link(words.strip() or title, page, context)
-        cited = [references["citations"][key.strip()] for key in content.split(",")]
-        if name == "cite:t":
-            return ", ".join(f"{authors} ({year})" for authors, year in cited)
-        return f"({'; '.join(f'{authors} {year}' for authors, year in cited)})"
-
-    return re.sub(r"\{(glue:text|eq|numref|ref|cite:[tp])\}`([^`]+)`", role, source)
+def role(context: Context, match: re.Match[str]) -> str:
+    """A number, a reference or a citation in place of a role."""
+    name, content, references = match[1], " ".join(match[2].split()), context.references
+    if name == "glue:text":
+        return context.numbers[content]
+    if name == "eq":
+        page, number = references["equations"][content]
+        return link(f"({number})", page, context)
+    if name == "numref":
+        return f"Fig. {references['figures'][content][1]}"
+    if name == "ref":
+        words, _, label = content.rstrip(">").rpartition("<")
+        page, title = references["titles"][label.strip()]
+        return link(words.strip() or title, page, context)
+    cited = [references["citations"][key.strip()] for key in content.split(",")]
+    if name == "cite:t":
+        return ", ".join(f"{authors} ({year})" for authors, year in cited)
+    return f"({'; '.join(f'{authors} {year}' for authors, year in cited)})"
 
 
 def link(words: str, page: str, context: Context) -> str:
@@ -105,7 +102,7 @@ def link(words: str, page: str, context: Context) -> str:
     return f"[{words}]({Path(page).name}.ipynb)" if there else words
 
 
-def equation(match: re.Match[str], context: Context) -> str:
+def equation(context: Context, match: re.Match[str]) -> str:
     """A display with its number in the book; several lines with ``&`` need an environment outside of Sphinx."""
     indent, label, body = match[1], match[2], "\n".join(line for line in match[3].splitlines() if line.strip())
     if r"\\" in body and r"\begin{" not in body:
@@ -113,41 +110,28 @@ def equation(match: re.Match[str], context: Context) -> str:
     return f"{indent}$$\n{body}\n{indent}\\tag{{{context.references['equations'][label][1]}}}\n{indent}$$"
 
 
-def boxed(title: str, content: str) -> str:
+def boxed(context: Context, match: re.Match[str]) -> str:
     """A solution folds; another box stands out as a quotation."""
-    options, body = re.match(r"((?:^:\w+:.*\n)*)(.*)", content, re.M | re.S).groups()  # type: ignore[union-attr]
+    title, options, body = match["title"].strip(), match["options"], match["body"].strip()
     if "dropdown" in options:
-        return f"<details>\n<summary><b>{title}</b></summary>\n\n{body.strip()}\n\n</details>"
-    return "\n".join(f"> {line}".rstrip() for line in [f"**{title}**", "", *body.strip().splitlines()])
+        return f"<details>\n<summary><b>{title}</b></summary>\n\n{body}\n\n</details>"
+    return "\n".join(f"> {line}".rstrip() for line in [f"**{title}**", "", *body.splitlines()])
 
 
 def expanded(formula: str, macros: Mapping[str, Any]) -> str:
-    """A formula without the book's own commands."""
+    """A formula without the book's own commands, of which some have one argument."""
     for name, meaning in macros.items():
+        command = rf"\\{name}(?![a-zA-Z])"
         if isinstance(meaning, str):
-            formula = re.sub(rf"\\{name}(?![a-zA-Z])", lambda _, meaning=meaning: meaning, formula)
+            formula = re.sub(command, lambda _, text=meaning: text, formula)  # type: ignore[misc]
             continue
-        while found := re.search(rf"\\{name}(?![a-zA-Z])\s*(\{{|\\[a-zA-Z]+|\S)", formula):
-            end = closing_brace(formula, found.end()) if found[1] == "{" else found.end()
-            inside = formula[found.end() : end] if found[1] == "{" else found[1]
-            rest = formula[end + 1 :] if found[1] == "{" else formula[end:]
-            formula = formula[: found.start()] + meaning[0].replace("#1", inside) + rest
+        while found := re.search(rf"{command}\s*(?:\{{({INSIDE})\}}|(\\[a-zA-Z]+|\S))", formula):
+            formula = formula.replace(found[0], meaning[0].replace("#1", found[1] or found[2]))
     return formula
 
 
-def closing_brace(formula: str, start: int) -> int:
-    """The place of the brace that closes the one before ``start``."""
-    depth = 1
-    for place in range(start, len(formula)):
-        if formula[place - 1] != "\\":
-            depth += {"{": 1, "}": -1}.get(formula[place], 0)
-        if not depth:
-            return place
-    raise ValueError(f"a brace is not closed in {formula}")
-
-
-def fold(cell: Any) -> None:
-    """Fold what the book folds, in JupyterLab and in Colab."""
+def tidy(cell: Any) -> None:
+    """Fold what the book folds, in JupyterLab and in Colab; nothing else is left of a cell's metadata."""
     hidden = {"hide-input", "hide-cell"} & set(cell.metadata.get("tags", []))
     cell.metadata.clear()
     if hidden:
@@ -162,7 +146,7 @@ def shown(output: Any, context: Context) -> bool:
     for kind in data.keys() & {"text/markdown", "text/html", "text/plain"}:
         ticked = re.sub(r"\[✓\]\(#[^)]*\)", "✓", data[kind])
         named = re.sub(r"✓ (?:<code>)?([\w-]+)(?:</code>)?(?=:| ·)", lambda m: f"✓ {numbered(m[1], context)}", ticked)
-        data[kind] = FORMULA.sub(lambda m: expanded(m[0], context.macros), roles(named, context))
+        data[kind] = FORMULA.sub(lambda m: expanded(m[0], context.macros), ROLE.sub(partial(role, context), named))
     if output.output_type in ("display_data", "execute_result"):
         output.metadata.clear()
         if "image/png" in data:  # matplotlib draws 192 dots to an inch, which has 96 pixels
@@ -179,7 +163,7 @@ def numbered(label: str, context: Context) -> str:
 
 def captions(cell: Any, context: Context) -> list[str]:
     """The caption of the figure that a cell draws."""
-    figure = cell.metadata.pop("mystnb", {}).get("figure", {})
+    figure = cell.metadata.get("mystnb", {}).get("figure", {})
     if "caption" not in figure:
         return []
     number = context.references["figures"].get(figure.get("name"), ("", ""))[1]
