@@ -142,19 +142,18 @@ def test_a_failed_rendering_keeps_the_former_book_and_is_tried_again(project: Pa
 # --- what is stored beside a source ---
 
 
-def test_a_stored_notebook_is_in_step_until_a_cell_or_its_options_change(project: Path) -> None:
-    source = project / "notebooks" / "02_second.md"
-    assert not book.in_step(source)  # nothing is stored yet
-    executed = project / "executed.ipynb"
+def test_a_stored_notebook_is_written_once_and_not_over_an_edit_unless_told_to(project: Path) -> None:
+    source, executed = project / "notebooks" / "02_second.md", project / "executed.ipynb"
     nbformat.write(chapters.read_notebook(source), executed)
     assert book.store(source, executed)
     assert not book.store(source, executed)
-    text = source.read_text()
-    for change in (("print(seed, rate)", "print(rate, seed)"), ("[parameters]", "[parameters, x]"), ("# Sec", "# sec")):
-        assert book.in_step(source)
-        source.write_text(text.replace(*change))
-        assert not book.in_step(source)
-        source.write_text(text)
+    stored = source.with_suffix(".ipynb")
+    good = stored.read_text()
+    stored.write_text(good.replace("print(seed, rate)", "print(rate, seed)"))  # while the chapter was executed, say
+    with pytest.raises(Failed, match=r"only 02_second.ipynb has: print\(rate, seed\)"):
+        book.store(source, executed)
+    assert book.store(source, executed, over=True)
+    assert stored.read_text() == good
 
 
 # --- the book as a whole ---

@@ -97,6 +97,11 @@ RUN = ["run", "08_training"]
         (["build", "-p", "epoch", "3"], "declares the parameter 'epoch'; declared are: epochs, learning_rate"),
         (["build", "-p", "epochs", "x"], "needs a whole number"),
         (["refresh", "09_missing"], "the chapters are: 08_training"),
+        (["refresh"], "08_training.ipynb cannot be read as a notebook"),
+        (["refresh", "08_training", "--take", "ipynb"], "08_training.ipynb cannot be read as a notebook"),
+        (["refresh", "--take", "md"], "--take md overwrites: name the chapters"),
+        (["refresh", "--check", "--take", "md", "08_training"], "leave --check away"),
+        (["refresh", "--take", "py", "08_training"], "'--take'"),
         (["sweep", "08_training", "-g", "epoch", "1,2"], "no parameter 'epoch'"),
         (["sweep", "08_training", "-g", "epochs", "1,x"], "needs a whole number such as 3, got 'x'"),
         (["sweep", "08_training", "-o", "file"], "file"),
@@ -208,7 +213,7 @@ def test_a_run_that_is_interrupted_stops_its_kernel_and_keeps_what_ran(project: 
 def test_plain_papermill_runs_the_stored_pair(project: Path) -> None:
     import papermill
 
-    assert cli.main(["refresh"]) == 0
+    assert cli.main(["refresh", "08_training", "--take", "md"]) == 0
     stored = project / "notebooks" / "08_training.ipynb"
     out = project / "out.ipynb"
     papermill.execute_notebook(stored, out, {"epochs": 2}, progress_bar=False)

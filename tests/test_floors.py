@@ -19,12 +19,12 @@ FLOORS = [
 RUNNER_FLOORS = [
     {"files"},
     {"parameters", "records", "chapters"},
-    {"warm"},
+    {"pairs", "warm"},
     {"forked"},
     {"execute"},
     {"jobs"},
     {"sweep"},
-    {"results"},
+    {"results", "plain"},
     {"checks"},
     {"book"},
     {"pages"},
@@ -39,7 +39,7 @@ FLOOR = {
     for name in names
 }
 TESTED_ELSEWHERE = {"vaebook_runner.__main__": "cli", "vaebook_runner.warm": "forked"}
-MOST_LINES = {"vaebook": 2700, "vaebook_runner": 1600}  # with blank lines and docstrings
+MOST_LINES = {"vaebook": 2700, "vaebook_runner": 1800}  # with blank lines and docstrings
 MOST_LINES_OF_A_FILE = 250  # of vaebook_runner
 
 

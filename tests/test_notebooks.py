@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from vaebook_runner import checks
-from vaebook_runner.book import in_step
 from vaebook_runner.chapters import read_notebook
+from vaebook_runner.pairs import compare, note
 from vaebook_runner.parameters import parameters_of
 
 ROOT = Path(__file__).parent.parent
@@ -100,7 +100,8 @@ def test_no_cell_is_longer_than_a_reader_takes_in(chapter: Path) -> None:
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.stem)
 def test_the_stored_notebook_is_in_step_and_ran_to_its_end(chapter: Path) -> None:
-    assert in_step(chapter), "run `make refresh`"
+    assert compare(chapter) == ([], False), "run `make refresh`"
+    assert read_notebook(chapter.with_suffix(".ipynb")).metadata["vaebook"] == note(read_notebook(chapter))
     assert all(cell.execution_count for cell in stored(chapter))
     assert not [o for cell in stored(chapter) for o in cell.outputs if o.output_type == "error"]
 

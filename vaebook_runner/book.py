@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from vaebook_runner import checks
+from vaebook_runner import checks, pairs
 from vaebook_runner.chapters import Book, read_notebook
 from vaebook_runner.execute import cores
 from vaebook_runner.files import Failed, digest, files_below, write_atomically
@@ -29,10 +29,11 @@ def execute_changed(jobs: Sequence[Job], at_once: int | None) -> None:
     click.echo(sweep(jobs[::-1], partial(here, min(at_once or cores(), len(jobs)))), err=True)
 
 
-def store(source: Path, executed: Path) -> bool:
+def store(source: Path, executed: Path, over: bool = False) -> bool:
     """Write the outputs of ``executed`` with the cells of ``source`` to the .ipynb beside it, if that changes it."""
     import nbformat
 
+    pairs.check_unedited([] if over else [source])
     notebook, ran = read_notebook(source), nbformat.read(executed, as_version=4)
     for cell, done in zip(notebook.cells, ran.cells, strict=True):
         if cell.cell_type == "code":
@@ -40,20 +41,13 @@ def store(source: Path, executed: Path) -> bool:
     # Nothing is stored that depends on the machine or the moment, so that equal outputs give an equal file.
     pair = {k: v for k, v in notebook.metadata.get("jupytext", {}).items() if k != "text_representation"}
     kernel, language = notebook.metadata.kernelspec, {"name": "python"}
-    notebook.metadata = {"jupytext": pair, "kernelspec": kernel, "language_info": language}
+    about = {"language_info": language, "vaebook": pairs.note(notebook)}
+    notebook.metadata = {"jupytext": pair, "kernelspec": kernel, **about}
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     text, stored = nbformat.writes(notebook) + "\n", source.with_suffix(".ipynb")
     if changed := not stored.is_file() or stored.read_text(encoding="utf-8") != text:
         write_atomically(stored, text)
     return changed
-
-
-def in_step(source: Path) -> bool:
-    """Whether the stored notebook has exactly the cells of its source, outputs aside."""
-    stored = source.with_suffix(".ipynb")
-    versions = [read_notebook(path).cells for path in (source, stored) if path.is_file()]
-    inputs = [[(cell.cell_type, cell.source, cell.metadata) for cell in cells] for cells in versions]
-    return len(inputs) == 2 and inputs[0] == inputs[1]
 
 
 def render(book: Book, jobs: Sequence[Job]) -> Path:

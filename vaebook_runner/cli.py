@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 
 from vaebook import __version__
-from vaebook_runner import book as books, sweep as sweeps
+from vaebook_runner import book as books, pairs, sweep as sweeps
 from vaebook_runner.chapters import find_notebook, read_book, read_notebook
 from vaebook_runner.execute import cores, execute
 from vaebook_runner.files import Failed, UsageError, printable
@@ -115,6 +115,9 @@ def run(notebook: str, values: Pairs, params: Path | None, out: Path | None) -> 
         raise UsageError(f"OUT needs to end in .ipynb and not to be a notebook with a source of its own, got {out}")
     content = read_notebook(source)
     parsed = values_of(parameters_of(content, source.stem), given(values, params), defaults=False)
+    with suppress(UsageError):  # of the other file, which nobody asked for
+        if source.with_suffix(".ipynb").is_file() and pairs.compare(source.with_suffix(".md"))[0]:
+            click.echo(f"{source.name} is run, and its pair differs: see vaebook refresh --check", err=True)
     try:
         execute(content, out, parsed, name=source.stem, progress=sys.stderr.isatty())
     except Failed as error:
@@ -208,17 +211,25 @@ def build(values: Pairs, at_once: int | None, pdf: bool, dry_run: bool) -> None:
 
 @commands.command()
 @click.argument("notebooks", nargs=-1)
-@click.option("--check", is_flag=True, help="Only tell whether the stored cells are those of the sources.")
+@click.option("--check", is_flag=True, help="Only tell what a source has, or its notebook, that the other lacks.")
+@click.option("--take", type=click.Choice(["md", "ipynb"]), help="The file whose cells go into the other.")
 @at_once
-def refresh(notebooks: Sequence[str], check: bool, at_once: int | None) -> None:
+def refresh(notebooks: Sequence[str], check: bool, take: str | None, at_once: int | None) -> None:
     """Execute chapters with their defaults where they changed, and store the outputs beside the sources."""
-    jobs, stems = plan_book(read_book(), {}), {Path(name).stem for name in notebooks}
-    if unknown := stems - {job.name for job in jobs}:
-        raise UsageError(f"no chapter {min(unknown)!r}; the chapters are: {', '.join(job.name for job in jobs)}")
-    jobs = [job for job in jobs if not stems or job.name in stems]
-    if not check:
-        books.execute_changed(jobs, at_once)
-        for job in (job for job in jobs if books.store(Path(job.source), job.notebook)):
-            click.echo(Path(job.source).with_suffix(".ipynb"))
-    elif stale := [f"  {job.name}.ipynb" for job in jobs if not books.in_step(Path(job.source))]:
-        raise Failed("\n".join(["out of step with their sources (vaebook refresh):", *stale]))
+    book, stems = read_book(), {Path(name).stem for name in notebooks}
+    if unknown := stems - set(known := [source.stem for source in book.chapters]):
+        raise UsageError(f"no chapter {min(unknown)!r}; the chapters are: {', '.join(known)}")
+    if take and (check or not stems):
+        raise UsageError(f"--take {take} overwrites: name the chapters, and leave --check away")
+    sources = [source for source in book.chapters if not stems or source.stem in stems]
+    if check:
+        if said := [line for source in sources for line in pairs.compare(source)[0]]:
+            raise Failed("\n".join(["sources and stored notebooks are out of step (vaebook refresh):", *said]))
+        return
+    for source in sources if take == "ipynb" else []:
+        pairs.take_stored(source)
+    pairs.check_unedited(sources if take != "md" else [])
+    jobs = plan_book(book._replace(chapters=sources), {})
+    books.execute_changed(jobs, at_once)
+    for job in (job for job in jobs if books.store(Path(job.source), job.notebook, over=take == "md")):
+        click.echo(Path(job.source).with_suffix(".ipynb"))
