@@ -7,8 +7,10 @@ started from. (`pytest_plugins` is also allowed nowhere else.)
 
 import importlib
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -16,7 +18,7 @@ import matplotlib
 import pytest
 from jupyter_client.provisioning import KernelProvisionerFactory
 
-from vaebook_runner.execute import cores
+from vaebook_runner.execute import DEFAULTS, cores
 
 if sys.platform == "linux":
     # Here, before a test can change the environment: it notes what the process that forks kernels starts with.
@@ -59,6 +61,12 @@ def pytest_configure(config: pytest.Config) -> None:
         # Builds the font cache of a fresh machine here: in a kernel it may take over five seconds,
         # and matplotlib then says so on stderr, which is an output that the chapter does not have.
         importlib.import_module("matplotlib.font_manager")
+        # Kernels begin as those of the command do, whatever the user's profile of IPython says.
+        os.environ["IPYTHONDIR"] = folder = tempfile.mkdtemp(prefix="vaebook-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        startup = Path(folder, "profile_default", "startup")
+        startup.mkdir(parents=True)
+        (startup / "00-defaults.py").write_text(DEFAULTS, encoding="utf-8")
         # Kernels of this process are forked, unless the user chose otherwise; those of processes that tests start,
         # such as JupyterLab, are what they are for a reader.
         if sys.platform == "linux" and "JUPYTER_DEFAULT_PROVISIONER_NAME" not in os.environ:

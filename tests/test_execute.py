@@ -102,6 +102,91 @@ def test_nothing_stays_in_the_temporary_folder(probe: dict[str, Any]) -> None:
     assert [path.name for path in (probe["folder"] / "short").iterdir()] == []
 
 
+# --- what a user configured for other work ---
+
+LOOKS = """\
+import datetime, getpass, locale, pathlib, sys, warnings
+import matplotlib.pyplot as plt
+plt.plot([0, 1.5], [0, 1])
+plt.title(f"{'intruder' in globals()}")
+plt.show()
+getpass.getuser(), pathlib.Path.home()  # as libraries do
+_ = pathlib.Path("forked").write_text(str("sklearn" in sys.modules))
+with warnings.catch_warnings(record=True) as caught:
+    warnings.warn("old", DeprecationWarning)
+    print(len(caught), locale.getlocale(), datetime.datetime.fromtimestamp(0).astimezone())"""
+GRID = "axes.grid: True\nfigure.facecolor: pink\ntimezone: Asia/Tokyo\n"
+NAMELESS = """\
+import os, pwd
+def nobody(uid):
+    raise KeyError(uid)
+pwd.getpwuid = nobody
+"""
+
+
+def looks(folder: Path, *words: str, unset: str = "", **variables: str) -> Any:
+    """The outputs of a chapter that looks at its surroundings, run in ``folder`` by a command of its own."""
+    folder.mkdir(exist_ok=True)
+    (folder / "looks.md").write_text(myst("Looks", "seed: int = 1", LOOKS))
+    kept = {k: v for k, v in os.environ.items() if k not in ["LC_ALL", "TZ", "MPLBACKEND", *unset.split()]}
+    done = subprocess.run(
+        [sys.executable, "-m", "vaebook_runner", *(words or ["run"]), "looks.md"], cwd=folder,
+        env={**kept, **variables}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    written = next(path for path in folder.rglob("*.ipynb"))
+    return [output for cell in nbformat.read(written, as_version=4).cells for output in cell.get("outputs", [])]
+
+
+@pytest.fixture(scope="module")
+def unconfigured(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    outputs = looks(tmp_path_factory.mktemp("unconfigured"))
+    assert "image/png" in outputs[0].data
+    return outputs
+
+
+@pytest.mark.parametrize("words", [["run"], ["sweep"]])  # a plain kernel, a forked one
+def test_what_a_user_configured_changes_no_output(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, unconfigured: Any, words: list[str]
+) -> None:
+    for name, text in {
+        "here/matplotlibrc": GRID,
+        "site/sitecustomize.py": NAMELESS,
+        "startup.py": "intruder = 1\n",
+        "jupyter/jupyter_config.py": "1 / 0\n",
+        "ipython/profile_default/ipython_config.py": "c.InlineBackend.figure_formats = {'svg'}\n",
+        "elsewhere/matplotlibrc": GRID,
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    outputs = looks(
+        tmp_path / "here", *words, unset="HOME USER LOGNAME USERNAME LNAME",
+        LC_ALL="tr_TR.ISO-8859-9", TZ="Asia/Tokyo", MPLBACKEND="no_such_backend", MATPLOTLIBRC=str(tmp_path / "elsewhere"),
+        PYTHONWARNINGS="error::DeprecationWarning", PYTHONSTARTUP=str(tmp_path / "startup.py"),
+        PYTHONPATH=os.pathsep.join([str(tmp_path / "site"), str(Path(__file__).parents[1])]),
+        JUPYTER_CONFIG_DIR=str(tmp_path / "jupyter"), IPYTHONDIR=str(tmp_path / "ipython"),
+        TMPDIR=str(tmp_path_factory.mktemp("t t")),
+    )  # fmt: skip
+    assert outputs == unconfigured
+    if sys.platform == "linux":
+        assert (tmp_path / "here" / "forked").read_text() == str(words == ["sweep"])
+
+
+@pytest.mark.parametrize("place", ["here", "home/.config/matplotlib", "elsewhere"])
+def test_a_file_of_settings_of_matplotlib_changes_no_figure(tmp_path: Path, unconfigured: Any, place: str) -> None:
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / "matplotlibrc").write_text(GRID)
+    variables = {"HOME": str(tmp_path / "home")} if "home" in place else {}
+    variables |= {"MATPLOTLIBRC": str(tmp_path / place)} if place == "elsewhere" else {}
+    assert looks(tmp_path / "here", unset="XDG_CONFIG_HOME", **variables) == unconfigured
+
+
+def test_a_home_that_cannot_be_written_is_not_needed(tmp_path: Path, unconfigured: Any) -> None:
+    long = tmp_path / ("t" * 120)
+    long.mkdir()
+    assert looks(tmp_path, HOME="/dev/null/home", TMPDIR=str(long)) == unconfigured
+
+
 # --- the function itself ---
 
 

@@ -350,9 +350,10 @@ def test_the_kernels_of_a_session_are_forked_whatever_the_tests_import(
         (pytester.path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, pytester.path / name)
     (pytester.path / "tests" / "test_first.py").write_text(f"{head}\ndef test(): pass\n")
+    (pytester.path / "matplotlibrc").write_text("axes.grid: True\n")  # a user's own, which changes nothing
     for name in ("01_one", "02_two"):
-        cell = nbformat.v4.new_code_cell("2 + 2", execution_count=1)
-        cell.outputs = [nbformat.v4.new_output("execute_result", {"text/plain": "4"}, execution_count=1)]
+        cell = nbformat.v4.new_code_cell("import matplotlib; matplotlib.rcParams['axes.grid']", execution_count=1)
+        cell.outputs = [nbformat.v4.new_output("execute_result", {"text/plain": "False"}, execution_count=1)]
         nbformat.write(nbformat.v4.new_notebook(cells=[cell]), pytester.path / f"{name}.ipynb")
     names = ("tests/test_first.py", "01_one.ipynb", "02_two.ipynb")
     result = pytester.runpytest_subprocess("--nbval", *options, *names)

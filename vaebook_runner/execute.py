@@ -1,6 +1,7 @@
 """Run one notebook in a kernel of its own: load, parametrise, execute, save, raise."""
 
 import asyncio
+import getpass
 import logging
 import os
 import sys
@@ -15,6 +16,16 @@ from vaebook_runner.files import Failed, write_atomically
 from vaebook_runner.parameters import Value
 
 SECONDS_BETWEEN_LOOKS = 0.1
+# With these, what a user configured for other work changes nothing in a process that is started.
+NEUTRAL = {"LC_ALL": "C.UTF-8", "TZ": "UTC", "PYTHONSTARTUP": "", "PYTHONWARNINGS": ""}
+NEUTRAL["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+try:
+    getpass.getuser(), Path.home()
+except (KeyError, OSError, ImportError, RuntimeError):  # the user of a container may have neither, and libraries ask
+    NEUTRAL |= {"LOGNAME": "reader", "HOME": os.environ.get("HOME") or "/nonexistent"}
+os.environ.update(NEUTRAL)  # for the process that forks kernels, which has the same or is of no use
+sys.warnoptions.clear()  # of PYTHONWARNINGS, which would be handed on to it
+DEFAULTS = "import matplotlib.font_manager; matplotlib.rcParams.update(matplotlib.rcParamsDefault); del matplotlib"
 
 
 def cores() -> int:
@@ -88,7 +99,7 @@ def private_folder() -> Iterator[Path]:
 
 def kernel_environment(folder: Path, threads: int) -> dict[str, str]:
     """Variables with which nothing that a user configured for other work changes an output."""
-    values = {"IPYTHONDIR": str(folder / "ipython"), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    values = {"IPYTHONDIR": str(folder / "ipython"), **NEUTRAL}
     chosen, data = os.environ.get("OMP_NUM_THREADS", ""), os.environ.get("VAEBOOK_DATA")
     if threads:
         values["OMP_NUM_THREADS"] = str(min(threads, int(chosen) or threads) if chosen.isdecimal() else threads)
@@ -105,6 +116,7 @@ def kernel_class(folder: Path, environment: dict[str, str], fork: bool, kernels:
 
     # Another kernel of the user's that is called python3 cannot take the place of this one.
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=50"]
+    command.append(f"--IPKernelApp.exec_lines={DEFAULTS}")
     name = "vaebook-forked" if fork and sys.platform == "linux" else "local-provisioner"
     about = {"kernel_provisioner": {"provisioner_name": name}}
     spec = KernelSpec(argv=command, env=environment, language="python", metadata=about)
