@@ -24,7 +24,7 @@ RUNNER_FLOORS = [
     {"execute"},
     {"jobs"},
     {"sweep"},
-    {"results", "plain"},
+    {"results"},
     {"checks"},
     {"book"},
     {"pages"},

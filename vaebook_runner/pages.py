@@ -25,7 +25,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", adapt_theme)
     app.connect("doctree-read", add_reading_time)
     app.connect("env-check-consistency", write_equations)
-    app.connect("env-check-consistency", write_references)
     app.connect("env-updated", add_index_entries)
     app.connect("doctree-resolved", fit_text)
     app.connect("html-page-context", link_source, priority=400)  # before the theme makes its buttons
@@ -66,31 +65,6 @@ def write_equations(app: Sphinx, env: Any) -> None:
     script = Path(app.outdir, "_static", "equations.js")
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text(f"const EQUATIONS = {json.dumps(tex, indent=0)};\n", encoding="utf-8")
-
-
-def write_references(app: Sphinx, env: Any) -> None:
-    """Write the numbers of equations and figures, titles, and the names behind citations, for plain notebooks."""
-
-    def number(page: str, kind: str, anchor: str) -> str:
-        return ".".join(map(str, env.toc_fignumbers.get(page, {}).get(kind, {}).get(anchor, ())))
-
-    def authors(persons: list[Any]) -> str:
-        names = [" ".join(map(str, [*person.rich_prelast_names, *person.rich_last_names])) for person in persons]
-        return " and ".join(names) if len(names) < 3 else f"{names[0]} et al."
-
-    labels, entries = env.get_domain("std").data, env.get_domain("cite").bibdata.data.entries
-    equations = env.get_domain("math").data["objects"].items()
-    found = {
-        "equations": {n: [page, number(page, "displaymath", f"equation-{n}")] for n, (page, _) in equations},
-        "figures": {n: [page, number(page, "figure", anchor)] for n, (page, anchor) in labels["anonlabels"].items()},
-        "titles": {n: [page, str(title)] for n, (page, _, title) in labels["labels"].items()},
-        "citations": {
-            key: [authors(entry.persons.get("author") or entry.persons["editor"]), entry.fields["year"]]
-            for key, entry in entries.items()
-        },
-    }
-    found["figures"] = {name: place for name, place in found["figures"].items() if place[1]}
-    Path(app.outdir, "references.json").write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
 
 
 def add_index_entries(app: Sphinx, env: Any) -> None:
