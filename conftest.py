@@ -18,8 +18,9 @@ import matplotlib
 import pytest
 from jupyter_client.provisioning import KernelProvisionerFactory
 
-from vaebook_runner.execute import DEFAULTS, cores
+from vaebook_runner.execute import DEFAULTS, cores, settle
 
+settle()
 if sys.platform == "linux":
     # Here, before a test can change the environment: it notes what the process that forks kernels starts with.
     from vaebook_runner import forked

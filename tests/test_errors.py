@@ -104,7 +104,7 @@ def test_folders_that_cannot_be_written(book: Path, nameless: list[str], text: s
     assert sorted(book.rglob("*")) == before
 
 
-@pytest.mark.parametrize("text", ["params 01_first", "run 01_first", "sweep 01_first", "build", "refresh --check"])
+@pytest.mark.parametrize("text", ["params 01_first", "run 01_first", "sweep 01_first", "build", "refresh"])
 def test_a_source_that_cannot_be_read(book: Path, nameless: list[str], text: str) -> None:
     source = book / "notebooks" / "01_first.md"
     source.chmod(0o000)

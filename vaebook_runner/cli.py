@@ -3,13 +3,9 @@
 Exit codes: 0 all went well; 1 something failed or is out of step; 2 wrong usage, nothing executed; 130 interrupted.
 """
 
-import atexit
-import getpass
 import os
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -20,7 +16,7 @@ import click
 from vaebook import __version__
 from vaebook_runner import book as books, pairs, sweep as sweeps
 from vaebook_runner.chapters import find_notebook, read_book, read_notebook
-from vaebook_runner.execute import cores, execute
+from vaebook_runner.execute import cores, execute, settle
 from vaebook_runner.files import Failed, UsageError, printable
 from vaebook_runner.jobs import Job, plan_book, plan_sweep
 from vaebook_runner.parameters import parameters_of, read_parameter_file, values_of
@@ -35,7 +31,7 @@ at_once = click.option("--jobs", "at_once", type=click.IntRange(1, cores()), hel
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` and return the exit code."""
-    give_name_and_home()
+    settle()
     for stream in (sys.stdout, sys.stderr):  # a pipe on Windows, or LANG=C, may not know σ and −
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
@@ -55,17 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         with suppress(OSError, ValueError):  # or the interpreter would try once more, and complain
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-
-
-def give_name_and_home() -> None:
-    """Libraries ask for the user's name and home; in a container there may be neither, or a home that is read-only."""
-    try:
-        getpass.getuser()
-    except (KeyError, OSError, ImportError):
-        os.environ["LOGNAME"] = "user"
-    if not os.access(os.path.expanduser("~"), os.W_OK):  # noqa: PTH111 (that of Path fails without a home)
-        os.environ["HOME"] = os.environ["USERPROFILE"] = folder = tempfile.mkdtemp(prefix="vaebook-home-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def interrupt(number: int, _: object) -> None:

@@ -1,9 +1,11 @@
 """Run one notebook in a kernel of its own: load, parametrise, execute, save, raise."""
 
 import asyncio
+import atexit
 import getpass
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -19,18 +21,28 @@ SECONDS_BETWEEN_LOOKS = 0.1
 # With these, what a user configured for other work changes nothing in a process that is started.
 NEUTRAL = {"LC_ALL": "C.UTF-8", "TZ": "UTC", "PYTHONSTARTUP": "", "PYTHONWARNINGS": ""}
 NEUTRAL["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
-try:
-    getpass.getuser(), Path.home()
-except (KeyError, OSError, ImportError, RuntimeError):  # the user of a container may have neither, and libraries ask
-    NEUTRAL |= {"LOGNAME": "reader", "HOME": os.environ.get("HOME") or "/nonexistent"}
-os.environ.update(NEUTRAL)  # for the process that forks kernels, which has the same or is of no use
-sys.warnoptions.clear()  # of PYTHONWARNINGS, which would be handed on to it
 DEFAULTS = "import matplotlib.font_manager; matplotlib.rcParams.update(matplotlib.rcParamsDefault); del matplotlib"
 
 
 def cores() -> int:
     """Cores that this process may use, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def settle() -> None:
+    """Make this process, and what it starts, depend on nothing that a user configured for other work.
+
+    Libraries ask for the user's name and home; in a container there may be neither, or a home that is read-only.
+    """
+    os.environ.update(NEUTRAL)
+    sys.warnoptions.clear()  # of PYTHONWARNINGS, which would be handed on
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        os.environ["LOGNAME"] = "reader"
+    if not os.access(os.path.expanduser("~"), os.W_OK):  # noqa: PTH111 (that of Path fails without a home)
+        os.environ["HOME"] = os.environ["USERPROFILE"] = folder = tempfile.mkdtemp(prefix="vaebook-home-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def execute(
