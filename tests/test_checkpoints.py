@@ -1,5 +1,7 @@
 """A checkpoint knows its run by contents: whatever else differs is refused, and what cannot be compared too."""
 
+import importlib
+import linecache
 import math
 import operator
 import subprocess
@@ -100,6 +102,25 @@ def sloped(slope: float) -> VAE:
         return VAE(Encoder(network), GaussianDecoder(mlp(2, 8, 16), 0.2), 16, 2)
 
 
+class Config:
+    beta = 1.0
+
+    @property
+    def twice(self) -> float:
+        return 2 * self.beta
+
+
+def with_config(*arguments: Any) -> Loss:
+    return weighted(*arguments, beta=Config.beta)
+
+
+class Reads:
+    """A loss whose method reads a global variable."""
+
+    def __call__(self, *arguments: Any) -> Loss:
+        return weighted(*arguments, beta=FACTOR)
+
+
 class Power(nn.Module):
     def __init__(self, power: float) -> None:
         super().__init__()
@@ -187,6 +208,135 @@ def test_a_global_variable_that_a_loss_reads_is_a_part_of_the_run(
         run(tmp_path / "run.safetensors", loss=loss)
 
 
+@pytest.mark.parametrize("loss", [with_config, Reads()])
+def test_what_a_class_holds_and_its_methods_read_is_a_part_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: Any
+) -> None:
+    run(tmp_path / "run.safetensors", loss=loss)
+    run(tmp_path / "run.safetensors", loss=loss)
+    monkeypatch.setattr(Config, "beta", 8.0)
+    monkeypatch.setitem(globals(), "FACTOR", 8.0)
+    with pytest.raises(ValueError, match="comes from a run with another loss"):
+        run(tmp_path / "run.safetensors", loss=loss)
+
+
+def test_a_property_and_the_source_of_a_module_of_ones_own_count_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = identity("loss", Config)
+    monkeypatch.setattr(Config, "twice", property(lambda self: 3 * self.beta))
+    with pytest.raises(ValueError, match="lambda"):
+        identity("loss", Config)
+    monkeypatch.setattr(Config, "twice", property(with_config))
+    assert identity("loss", Config) != before
+    monkeypatch.syspath_prepend(tmp_path)
+    seen = set()
+    for factor in (1.0, 8.0):
+        (tmp_path / "mymod.py").write_text(f"def scale(x):\n    return {factor} * x\n")
+        linecache.clearcache()
+        module = importlib.import_module("mymod")
+        seen.add(identity("loss", partial(weighted, beta=module)))
+        del sys.modules["mymod"]
+    assert len(seen) == 2
+
+
+class Counts:
+    """A loss whose weight of the KL grows with its calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, *arguments: Any) -> Loss:
+        self.calls += 1
+        return weighted(*arguments, beta=min(1.0, self.calls / 10))
+
+
+class CountingPart(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * min(1.0, self.calls / 10)
+
+
+def test_what_changes_as_it_trains_and_no_checkpoint_holds_is_refused(tmp_path: Path) -> None:
+    def model() -> VAE:
+        return VAE(Encoder(nn.Sequential(CountingPart(), mlp(16, 8, 4))), GaussianDecoder(mlp(2, 8, 16), 0.2), 16, 2)
+
+    run(None, loss=Counts())
+    run(None, model=model())
+    for options, name in (({"loss": Counts()}, "loss"), ({"model": model()}, "model")):
+        with pytest.raises(
+            ValueError, match=f"with a checkpoint, {name} needs to stay the same while it trains, apart"
+        ):
+            run(tmp_path / "run.safetensors", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_count_in_a_buffer_is_kept(tmp_path: Path) -> None:
+    """The remedy: resumed equals unbroken."""
+
+    class Buffered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("steps", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                self.steps += 1  # type: ignore[operator]
+            return x * (1 + self.steps / 100)  # type: ignore[operator]
+
+    def model() -> VAE:
+        with seeded(0):
+            return VAE(Encoder(nn.Sequential(Buffered(), mlp(16, 8, 4))), GaussianDecoder(mlp(2, 8, 16), 0.2), 16, 2)
+
+    whole, halves = model(), model()
+    train(whole, X, X[:5], epochs=4, batch_size=8, device="cpu")
+    for epochs in (2, 4):
+        train(halves, X, X[:5], epochs=epochs, batch_size=8, device="cpu", checkpoint=tmp_path / "run.safetensors")
+    assert all(map(torch.equal, whole.state_dict().values(), halves.state_dict().values()))
+
+
+def test_a_module_with_parametrised_weights_keeps_a_checkpoint(tmp_path: Path) -> None:
+    def model() -> VAE:
+        built = vae()
+        nn.utils.parametrizations.weight_norm(built.encoder.network[0])
+        return built
+
+    for epochs in (1, 2):
+        assert run(tmp_path / "run.safetensors", model=model(), epochs=epochs)[1] == epochs
+
+
+def test_a_state_that_holds_more_than_tensors_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    class Extra(nn.Identity):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"n": 1}
+
+    model = VAE(Encoder(nn.Sequential(Extra(), mlp(16, 8, 4))), GaussianDecoder(mlp(2, 8, 16), 0.2), 16, 2)
+    with pytest.raises(ValueError, match="the model's state needs tensors alone, got encoder.network.0._extra_state"):
+        run(tmp_path / "run.safetensors", model=model)
+
+
+def test_numbers_may_come_from_any_library(tmp_path: Path) -> None:
+    plain = {"learning_rate": 1e-3, "batch_size": 8, "seed": 1, "epochs": 1}
+    other = {"learning_rate": np.float64(1e-3), "batch_size": np.int64(8), "seed": np.int64(1), "epochs": np.int32(2)}
+    run(tmp_path / "run.safetensors", **plain)
+    assert run(tmp_path / "run.safetensors", **other)[1] == 2
+
+
+def test_a_checkpoint_may_be_a_link_and_have_a_long_name(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    link, target = tmp_path / "link.safetensors", tmp_path / "elsewhere" / "run.safetensors"
+    link.symlink_to(target)
+    for epochs in (1, 2):
+        run(link, epochs=epochs)
+    assert link.is_symlink()
+    assert target.is_file()
+    run(tmp_path / f"{'x' * 240}.safetensors"[-250:])
+
+
 def defined(tmp_path: Path, name: str, text: str) -> Any:
     """A function from a file of its own, as a notebook's cell or a script defines it."""
     path = tmp_path / f"{name}.py"
@@ -206,11 +356,16 @@ def test_the_same_name_with_another_text_is_another_function(tmp_path: Path) -> 
     assert identity("schedule", three) != identity("schedule", four)
 
 
-def test_a_function_without_a_source_is_refused() -> None:
-    space: dict[str, Any] = {"__name__": "__main__"}
-    exec("def f(t):\n    return 1.0\n", space)
-    with pytest.raises(ValueError, match="with a checkpoint, schedule needs contents .*source"):
-        identity("schedule", space["f"])
+def test_a_function_is_its_code_wherever_that_came_from() -> None:
+    def made(text: str) -> Any:
+        space: dict[str, Any] = {"__name__": "__main__"}
+        exec(text, space)
+        return space["f"]
+
+    one, same = made("def f(t):\n    return 1.0\n"), made("def f(t):\n    # the whole rate\n    return 1.0\n")
+    inner = [made(f"def f(t):\n    def g():\n        return {n}\n    return g()\n") for n in (1, 2)]
+    assert identity("schedule", one) == identity("schedule", same)
+    assert len({identity("schedule", f) for f in [one, made("def f(t):\n    return 0.5\n"), *inner]}) == 4
 
 
 @pytest.mark.parametrize(

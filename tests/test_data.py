@@ -479,3 +479,12 @@ def test_importing_the_module_does_not_import_sklearn_or_torchvision() -> None:
     code = "import sys, vaebook.data; print({'sklearn', 'torchvision'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("grey", [1, 3, 254])
+def test_draws_of_black_and_white_have_the_mean_of_the_pixels_in_any_precision(dtype: torch.dtype, grey: int) -> None:
+    x = torch.full((400_000,), grey / 255, dtype=dtype)
+    p = float(x[0])
+    mean = binarise(x, torch.Generator().manual_seed(0)).double().mean()
+    assert abs(float(mean) - p) < 5 * (p * (1 - p) / 400_000) ** 0.5  # in bfloat16 itself it is 49 % off for 1/255

@@ -49,3 +49,8 @@ def test_exceeds_compares_paired_examples_at_three_standard_errors() -> None:
     rows = torch.stack([spread + 0.2, spread + 0.1])
     assert exceeds(rows[:1], torch.zeros(1, 400))
     assert not exceeds(rows, torch.zeros(2, 400))  # the second row is not larger
+
+
+def test_complex_samples_have_no_standard_error_here() -> None:
+    with pytest.raises(ValueError, match="samples needs real numbers"):
+        monte_carlo(torch.tensor([1 + 5j, 2 + 1j]))

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from vaebook import evaluation
 from vaebook.evaluation import log_likelihood
@@ -86,3 +87,17 @@ def test_no_gradient_is_recorded_and_errors_name_the_argument() -> None:
         log_likelihood(vae, data(2), 0)
     with pytest.raises(ValueError, match="x needs 6 features"):
         log_likelihood(vae, data(2)[:, :5], 3)
+
+
+def test_the_model_computes_in_evaluation_mode_and_is_not_changed() -> None:
+    with seeded(0):
+        network = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Tanh(), nn.Linear(8, 4))
+        model = VAE(Encoder(network), GaussianDecoder(mlp(2, 8, 6), 0.5), 6, 2)
+    x = torch.rand(9, 6, generator=torch.Generator().manual_seed(1))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = [log_likelihood(model, x, 50, torch.Generator().manual_seed(2)) for _ in range(2)]
+    assert torch.equal(found[0], found[1])
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.items())
+    assert model.training
+    expected = log_likelihood(model.eval(), x, 50, torch.Generator().manual_seed(2))
+    assert torch.equal(found[0], expected)

@@ -9,7 +9,6 @@ import torch
 from matplotlib.collections import EllipseCollection
 
 from vaebook import figures
-from vaebook.training import History
 
 
 @pytest.fixture(autouse=True)
@@ -65,16 +64,6 @@ def test_prior_quantiles_have_equal_probabilities_and_the_order_of_the_map() -> 
 def test_a_manifold_labels_its_axes() -> None:
     ax = figures.manifold(images(9), (3, 4))
     assert ax.get_ylabel() == "$z_2$, in quantiles of the prior"
-
-
-def test_training_curves_show_the_history() -> None:
-    history = History()
-    for means in (history.train, history.validation):
-        for k, name in enumerate(means):
-            means[name] += [k + 1.0, k + 0.5]
-    left, right = figures.training_curves(history)
-    assert [line.get_ydata()[0] for line in left.lines] == [1, 1, 2, 2, 3, 3]
-    assert list(right.lines[1].get_ydata()) == [4.0, 3.5]
 
 
 def test_no_figure_draws_a_random_number() -> None:

@@ -106,3 +106,9 @@ def test_a_claim_must_hold_only_with_the_books_settings(capsys: pytest.CaptureFi
     assert capsys.readouterr().out.splitlines() == ["✓ a", "✓ b", "✗ not with these settings: c"]
     with pytest.raises(CheckFailed, match="^d$"):
         claim("d", False, book=True)
+
+
+@pytest.mark.parametrize(("left", "right"), [([1 + 2j], [1 + 9j]), ([1.0], [1 + 9j]), ([], []), ([], [1.0])])
+def test_a_check_of_what_is_no_real_number_is_refused(left: list[complex], right: list[complex]) -> None:
+    with pytest.raises(TypeError, match="eq-x: both sides need real numbers"):
+        check("eq-x", torch.tensor(left), torch.tensor(right))

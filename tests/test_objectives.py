@@ -256,3 +256,26 @@ def test_a_full_covariance_has_a_bound_but_practical_loss_refuses_it() -> None:
         assert abs(monte_carlo(difference).z_score(0.0)) < 5
     with pytest.raises(TypeError, match="needs a diagonal q for J, got FullGaussian; use negative_elbo"):
         practical_loss(vae, x)
+
+
+class PerPixel(torch.nn.Module):
+    """A decoder whose density was not summed over pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = mlp(2, 8, 16)
+
+    def forward(self, z: torch.Tensor) -> Normal:
+        return Normal(self.network(z), 0.2)
+
+
+@pytest.mark.parametrize(
+    "bound", [elbo, log_weights, importance_weighted_bound, negative_elbo, negative_importance_bound]
+)
+def test_a_density_for_each_pixel_is_refused(bound: object) -> None:
+    """With as many images as pixels it would broadcast to a number for each pair of an image and a pixel."""
+    model = VAE(Encoder(mlp(16, 8, 4)), PerPixel(), 16, 2)
+    with pytest.raises(
+        ValueError, match=r"log_prob needs one number for each image, shape \(3, 16\), got \(3, 16, 16\)"
+    ):
+        bound(model, torch.rand(16, 16), 3)  # type: ignore[operator]

@@ -4,6 +4,7 @@ import contextlib
 import math
 import re
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -748,3 +749,17 @@ def test_a_single_picture_is_refused(tmp_path: Path) -> None:
     text = message(tmp_path / "one.png")
     assert ".npy or .npz file or a folder" in text
     assert "'.png'" in text
+
+
+def test_names_with_composed_and_decomposed_letters_give_one_split(tmp_path: Path) -> None:
+    """A Mac writes é as e and an accent, which sorts elsewhere."""
+    generator, loaded = np.random.default_rng(0), []
+    pictures = generator.integers(0, 256, (100, 4, 3), dtype=np.uint8)
+    for form in ("NFC", "NFD"):
+        folder = tmp_path / form
+        folder.mkdir()
+        for k, picture in enumerate(pictures):
+            name = unicodedata.normalize(form, f"{'eéfz'[k % 4]}{k:03}.png")
+            Image.fromarray(picture).save(folder / name)
+        loaded.append(load(folder).train)
+    assert torch.equal(*loaded)

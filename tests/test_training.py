@@ -406,7 +406,7 @@ def test_a_loss_that_averages_over_images_is_refused(digits: tuple[Tensor, Tenso
             5,
             4,
             [nn.BatchNorm1d(16)],
-            "batch_size needs to leave no batch of a single image.*got 4 for 5 images; try 5",
+            "batch_size needs no rest of one image.*got 4 for 5 images; try 5",
         ),
         (5, 5, 1, [nn.BatchNorm1d(16)], "batch_size needs .*got 1 for 5 images; try 3"),
         (1, 5, 8, [nn.BatchNorm1d(16)], "batch_size needs .*got 8 for 1 images; add an image"),
@@ -537,3 +537,21 @@ def test_progress_is_quiet_in_a_pipe_and_a_bar_in_a_terminal() -> None:
     os.close(terminal)
     assert "3/3" in shown
     assert "validation J" in shown
+
+
+class Learned(nn.Module):
+    """A loss with a weight of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beta = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, *arguments: Any) -> Loss:
+        terms = practical_loss(*arguments)
+        return terms._replace(kl=self.beta * terms.kl)
+
+
+def test_a_loss_with_weights_that_would_stay_as_they_are_is_refused(digits: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(ValueError, match="loss holds weights that would not be trained; make them a part of the model"):
+        run(vae(), digits, epochs=1, loss=Learned())
+    run(vae(), digits, epochs=1, loss=Learned().requires_grad_(False))

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import sys
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType, SimpleNamespace
@@ -22,6 +23,7 @@ Means = dict[str, list[float]]  # of each epoch, by name
 Run = dict[str, str]  # what a run depends on, in words
 # Functions and classes of these are known by their names; of all others the source counts too.
 LIBRARIES = {"numpy", "torch", "torchvision", "vaebook", *sys.stdlib_module_names} - {"__main__"}
+WRAPPERS = (property, classmethod, staticmethod, cached_property)
 
 
 def load_weights(path: str | Path, model: nn.Module) -> None:
@@ -47,44 +49,47 @@ def load_weights(path: str | Path, model: nn.Module) -> None:
 class Contents(pickle.Pickler):
     """Writes what a value consists of, where ``pickle`` writes a name.
 
-    A function counts with its source, its default values, the variables of the function that made it, and the global
-    variables that it reads. What cannot be compared, such as a lambda or an open file, raises an error.
+    A function counts with its compiled form, its defaults, and the variables around it and the global ones that it
+    reads; a class with all that it defines; a module with its source; what a library has, by its name. What cannot be
+    compared, such as a lambda or an open file, is an error.
     """
-
-    seen: tuple[FunctionType, ...] = ()
 
     def __init__(self, file: Any) -> None:
         super().__init__(file)
         self.fast = True  # equal values give equal bytes, whether or not they share parts
+        self.seen: list[object] = []  # functions, classes and modules may name each other
 
     def reducer_override(self, value: Any) -> Any:
-        own = (getattr(value, "__module__", None) or "builtins").partition(".")[0] not in LIBRARIES
         if isinstance(value, Tensor):
             plain = value.detach().cpu().contiguous().flatten().view(torch.uint8)
             return list, ([str(value.dtype), tuple(value.shape), plain.numpy().tobytes()],)
-        if isinstance(value, ModuleType):
-            return str, (value.__name__,)
-        if own and isinstance(value, type):
-            methods = [source(f) for f in vars(value).values() if isinstance(f, FunctionType)]
-            return list, ([value.__qualname__, value.__bases__, methods],)
-        if own and isinstance(value, FunctionType) and value.__name__ != "<lambda>":
-            known, self.seen = value in self.seen, (*self.seen, value)  # functions may call each other
-            return (str, (value.__qualname__,)) if known else (list, (contents(value),))
-        return NotImplemented
+        if isinstance(value, WRAPPERS):
+            return list, ([getattr(value, name, None) for name in ("fget", "fset", "__func__", "func")],)
+        if not isinstance(value, FunctionType | type | ModuleType) or value.__name__ in ("<lambda>", "list", "str"):
+            return NotImplemented  # as pickle writes it
+        name = value.__name__ if isinstance(value, ModuleType) else f"{value.__module__}.{value.__qualname__}"
+        known = name.partition(".")[0] in LIBRARIES or any(value is other for other in self.seen)
+        self.seen.append(value)
+        return (str, (name,)) if known else (list, ([name, *contents(value)],))
 
 
-def source(method: FunctionType) -> str:
-    try:
-        return inspect.getsource(method)
-    except OSError:  # a dataclass makes its methods, from what it holds
-        return str(method.__code__.co_code)
+def contents(value: Any) -> list[object]:
+    """What a function, a class or a module that is no library's consists of."""
+    if isinstance(value, ModuleType):
+        return [inspect.getsource(value)]
+    if isinstance(value, type):
+        members = vars(value).items()
+        shown = {k: v for k, v in members if not (k.startswith(("__", "_abc_")) or inspect.ismemberdescriptor(v))}
+        return [value.__bases__, shown, [v for _, v in members if isinstance(v, (FunctionType, *WRAPPERS))]]
+    names = sorted(globals_read(value.__code__) & set(value.__globals__))
+    around = [cell.cell_contents for cell in value.__closure__ or ()]
+    defaults, read = [value.__defaults__, value.__kwdefaults__], [value.__globals__[name] for name in names]
+    return [compiled(value.__code__), defaults, around, names, read]
 
 
-def contents(function: FunctionType) -> list[object]:
-    names = sorted(globals_read(function.__code__) & set(function.__globals__))
-    around = [cell.cell_contents for cell in function.__closure__ or ()]
-    defaults = [function.__defaults__, function.__kwdefaults__]
-    return [inspect.getsource(function), defaults, around, names, [function.__globals__[name] for name in names]]
+def compiled(code: CodeType) -> list[object]:
+    """A function's code with its constants and those of the functions inside it."""
+    return [code.co_code, code.co_names, [compiled(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]]
 
 
 def globals_read(code: CodeType) -> set[str]:
@@ -118,21 +123,36 @@ def identity(name: str, value: object) -> str:
 
 def describe_run(model: nn.Module, **settings: object) -> Run:
     """What makes a run the run that it is, in words."""
-    weights, state = next(model.parameters()), model.state_dict()
-    parts = [(type(p), {k: v for k, v in vars(p).items() if k[0] != "_" and k != "training"}) for p in model.modules()]
+    first = sorted(set(first_names(model).values()))
     return {
-        "model": f"{model}\n{identity('model', parts)}",
-        "dtype": str(weights.dtype),
-        "device": weights.device.type,
-        **{name: identity(name, value) for name, value in settings.items()},
-        "initial weights": identity("model", {name: state[name] for name in sorted(set(first_names(model).values()))}),
+        "dtype": str(next(model.parameters()).dtype),
+        "device": next(model.parameters()).device.type,
+        **describe(model, **settings),
+        "initial weights": identity("model", {name: model.state_dict()[name] for name in first}),
     }
+
+
+def describe(model: nn.Module, **settings: object) -> Run:
+    """A model without its weights, and settings; a part that torch compiled is another's shell."""
+    parts = [part for part in model.modules() if not hasattr(part, "_orig_mod")]
+    held = [(type(p), {k: v for k, v in vars(p).items() if k[0] != "_" and k != "training"}) for p in parts]
+    about = f"{getattr(model, '_orig_mod', model)}\n{identity('model', held)}"
+    return {"model": about, **{name: identity(name, value) for name, value in settings.items()}}
+
+
+def check_unchanged(run: Run, now: Run) -> None:
+    """Raise ``ValueError`` if training has changed what a checkpoint does not hold, such as a count of calls."""
+    for name in (name for name in now if now[name] != run[name]):
+        kept = "apart from weights and buffers; hold a count in a buffer of the model, or let the schedule depend on t"
+        raise ValueError(f"with a checkpoint, {name} needs to stay the same while it trains, {kept}")
 
 
 def first_names(model: nn.Module) -> dict[str, str]:
     """For each tensor of a model's state, the first name that it has there: tied weights have several."""
-    first: dict[int, str] = {}
-    return {name: first.setdefault(id(t), name) for name, t in model.state_dict(keep_vars=True).items()}
+    first, state = dict[int, str](), model.state_dict(keep_vars=True)
+    if other := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        raise ValueError(f"with a checkpoint, the model's state needs tensors alone, got {other[0]}; use buffers")
+    return {name: first.setdefault(id(value), name) for name, value in state.items()}
 
 
 def put_weights(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -159,7 +179,8 @@ def save_checkpoint(
     tensors["generator"] = generator.get_state()
     # Copies: the format has no place for two tensors that share their memory.
     copies = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    path = path.resolve()  # a link stays one
+    part = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
             file.write(save(copies, {"run": json.dumps(run), "history": json.dumps(history)}))

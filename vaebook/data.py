@@ -70,9 +70,8 @@ def load(dataset: str | os.PathLike[str]) -> Images:
       (N,). If the ``.npz`` has more arrays, this one is ``images``.
     - a path to a folder of pictures, all of the same size, which are sorted by file name.
 
-    Your own images, 100 or more, become grey; what is accepted and how it is read is listed in
-    ``pages/intro.md`` under "Your own images". A known name takes precedence over a file of the same name;
-    write ``./digits`` for the file. Existing files are never changed or deleted.
+    What is accepted of your own, 100 images or more, is listed in ``pages/intro.md``. A known name takes precedence
+    over a file of the same name; write ``./digits`` for the file. Existing files are never changed or deleted.
 
     The split is fixed. MNIST and Fashion-MNIST keep their authors' order: the first 55,000 training
     images are for training, the last 5,000 for validation, and the 10,000 test images for testing. All
@@ -127,8 +126,9 @@ def binarise(x: Tensor, generator: torch.Generator | None) -> Tensor:
         raise ValueError(
             f"x needs values in [0, 1], got {low} to {high}; binarise the images, not logits or standardised pixels"
         )
-    # torch.bernoulli draws from the same distribution, but takes twice as long on a CPU.
-    return (torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator) < x).to(x.dtype)
+    # torch.bernoulli draws from the same distribution, but takes twice as long on a CPU. Half precision is too coarse.
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return (torch.rand(x.shape, dtype=dtype, device=x.device, generator=generator) < x).to(x.dtype)
 
 
 def _digits() -> Images:

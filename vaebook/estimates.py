@@ -67,6 +67,8 @@ def monte_carlo(samples: Tensor) -> Estimate:
     >>> monte_carlo(torch.tensor([1.0, 2.0, 3.0]))
     Estimate(value=2.0, stderr=0.577...)
     """
+    if samples.is_complex():
+        raise ValueError("samples needs real numbers; take the real and the imaginary parts apart")
     if samples.numel() < 2:
         raise ValueError(f"samples needs at least 2 draws for a standard error, got {samples.numel()}")
     draws = samples.detach().double().flatten()

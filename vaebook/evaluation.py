@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from vaebook.models import VAE
+from vaebook.models import VAE, in_mode
 from vaebook.objectives import check_samples, log_weights
 
 # Images decoded at once: 2048 of 784 pixels are 6 MB in float32, so that intermediate results fit the cache.
@@ -23,7 +23,7 @@ def log_likelihood(model: VAE, x: Tensor, n_samples: int = 5000, generator: Gene
     with K or with the number of examples. On average it lies below log p_θ(x), and it converges as K grows.
 
     Args:
-        model: any VAE. It is not changed, and no gradients are recorded.
+        model: any VAE. It computes in evaluation mode, is not changed, and no gradients are recorded.
         x: data, shape ``(B, d)``.
         n_samples: K ≥ 1.
         generator: the source of the noise, on x's device; None stands for torch's global one.
@@ -38,7 +38,8 @@ def log_likelihood(model: VAE, x: Tensor, n_samples: int = 5000, generator: Gene
     torch.Size([7])
     """
     check_samples(n_samples)
-    return torch.cat([running_logsumexp(model, batch, n_samples, generator) for batch in x.split(BATCH)])
+    with in_mode(model, False):
+        return torch.cat([running_logsumexp(model, batch, n_samples, generator) for batch in x.split(BATCH)])
 
 
 def running_logsumexp(model: VAE, x: Tensor, n_samples: int, generator: Generator | None) -> Tensor:

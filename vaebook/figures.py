@@ -4,7 +4,6 @@ They draw no random numbers and train nothing, so adding a figure cannot change 
 """
 
 import math
-from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,8 +11,6 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 from torch import Tensor
-
-from vaebook.training import History
 
 STYLE = "vaebook.book"
 
@@ -145,28 +142,6 @@ def manifold(f: Tensor, shape: tuple[int, int], ax: Axes | None = None) -> Axes:
     ax.set_xlabel("$z_1$, in quantiles of the prior")
     ax.set_ylabel("$z_2$, in quantiles of the prior")
     return ax
-
-
-def training_curves(history: History) -> Sequence[Axes]:
-    """J with its two parts, and 𝓛, over the epochs; thin lines for training, thick ones for validation.
-
-    >>> [ax.get_ylabel() for ax in training_curves(History())]
-    ['mean per image', '$\\\\mathcal{L}$ in nats per image']
-    """
-    left, right = axes = plt.subplots(1, 2)[1]
-    epochs = range(1, len(history) + 1)
-    names = {"J": "$J$", "J_recon": r"$J_\mathrm{recon}$", "J_KL": r"$J_\mathrm{KL}$"}
-    for k, (name, label) in enumerate(names.items()):
-        left.plot(epochs, history.train[name], color=f"C{k}", linewidth=0.8, alpha=0.7)
-        left.plot(epochs, history.validation[name], color=f"C{k}", label=label)
-    left.set_ylabel("mean per image")
-    right.plot(epochs, history.train["elbo"], color="C3", linewidth=0.8, alpha=0.7, label="training")
-    right.plot(epochs, history.validation["elbo"], color="C3", label="validation")
-    right.set_ylabel(r"$\mathcal{L}$ in nats per image")
-    for ax in (left, right):
-        ax.set_xlabel("epoch")
-        ax.legend()
-    return axes
 
 
 def axes_or_new(ax: Axes | None, figsize: tuple[float, float] | None = None) -> Axes:

@@ -59,10 +59,7 @@ class DiagonalGaussian:
                 f"got {tuple(log_sigma.shape)}; give it mu's shape, or one value for all"
             ) from None
 
-    @property
-    def mean(self) -> Tensor:
-        """The mean μ, shape ``(..., m)``; ``torch.distributions`` uses this name too."""
-        return self.mu
+        self.mean = self.mu  # the name in torch.distributions
 
     @property
     def sigma(self) -> Tensor:
@@ -136,7 +133,7 @@ class FullGaussian:
 
     def __init__(self, mu: Tensor, log_sigma: Tensor, below: Tensor) -> None:
         diagonal = DiagonalGaussian(mu, log_sigma)  # checks mu and log_sigma
-        self.mu, self.log_sigma = diagonal.mu, diagonal.log_sigma
+        self.mu, self.log_sigma, self.mean = diagonal.mu, diagonal.log_sigma, diagonal.mu
         wanted = (*self.mu.shape, self.mu.shape[-1])
         if below.shape != wanted or below.dtype != mu.dtype:
             raise ValueError(
@@ -144,11 +141,6 @@ class FullGaussian:
                 f"{below.dtype}; pass one m × m matrix for each row of mu"
             )
         self.below = below.tril(-1)
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean μ, shape ``(..., m)``."""
-        return self.mu
 
     @property
     def cholesky(self) -> Tensor:

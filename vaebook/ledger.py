@@ -57,12 +57,17 @@ def check(
         ok, kind_shown = difference == 0, "symbolic"
         found, limit, detail = str(difference), "0", f"difference {difference}"
     elif isinstance(left, Estimate):
-        z = signed_excess(left.z_score(float(right)), relation)
+        z = left.z_score(float(right))
+        z = {"=": abs(z), "<=": z, ">=": -z}[relation]  # a bound counts on one side
         ok, kind_shown = z <= MAX_Z and math.isfinite(left.stderr), "Monte Carlo"
         found, limit = f"z = {z:.1f}", f"{MAX_Z:.0f}"
         detail = f"{left} against {float(right):.6g}, {found}"
     else:
         allowed = TOLERANCE[kind] if tolerance is None else tolerance
+        if any(torch.as_tensor(side).is_complex() or not torch.as_tensor(side).numel() for side in (left, right)):
+            raise TypeError(
+                f"{label}: both sides need real numbers, at least one; check real and imaginary parts apart"
+            )
         left, right = (torch.as_tensor(side, dtype=torch.float64).detach() for side in (left, right))
         if left.shape != right.shape and 1 not in (left.numel(), right.numel()):
             raise CheckFailed(f"{label}: left has shape {tuple(left.shape)}, right has {tuple(right.shape)}")
@@ -109,11 +114,6 @@ def relative_deviations(left: Tensor, right: Tensor, relation: Relation = "=") -
     """
     difference = {"=": (left - right).abs(), "<=": left - right, ">=": right - left}[relation]
     return difference.clamp(min=0) / right.abs().clamp(min=1)  # clamp keeps NaN, and NaN never passes
-
-
-def signed_excess(z: float, relation: Relation) -> float:
-    """How far a z-score violates the relation: |z| for "=", one side of it for a bound."""
-    return {"=": abs(z), "<=": z, ">=": -z}[relation]
 
 
 def show(label: str, detail: str, outcome: dict[str, str]) -> None:

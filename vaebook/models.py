@@ -34,6 +34,18 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """All parts of a model in training or in evaluation mode; each is in its own mode again afterwards."""
+    modes = [(part, part.training) for part in model.modules()]
+    try:
+        model.train(training)
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
 def mlp(*widths: int) -> nn.Sequential:
     """A multilayer perceptron with tanh between its layers: ``(..., widths[0])`` to ``(..., widths[-1])``.
 

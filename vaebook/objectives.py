@@ -44,7 +44,7 @@ def elbo(model: VAE, x: Tensor, n_samples: int = 1, generator: Generator | None 
     """
     q = model.encode(x)
     z = q.rsample((check_samples(n_samples),), generator)  # (L, B, m)
-    log_likelihood = model.decode(z).log_prob(x).mean(0)  # (L, B) -> (B,)
+    log_likelihood = log_p(model, x, z).mean(0)  # (L, B) -> (B,)
     return log_likelihood - kl_to_prior(q)
 
 
@@ -64,7 +64,7 @@ def log_weights(model: VAE, x: Tensor, n_samples: int = 1, generator: Generator 
     """
     q = model.encode(x)
     z = q.rsample((check_samples(n_samples),), generator)  # (K, B, m)
-    return model.decode(z).log_prob(x) + model.prior().log_prob(z) - q.log_prob(z)
+    return log_p(model, x, z) + model.prior().log_prob(z) - q.log_prob(z)
 
 
 def importance_weighted_bound(model: VAE, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Tensor:
@@ -83,6 +83,17 @@ def importance_weighted_bound(model: VAE, x: Tensor, n_samples: int = 1, generat
     torch.Size([7])
     """
     return log_mean(log_weights(model, x, n_samples, generator))
+
+
+def log_p(model: VAE, x: Tensor, z: Tensor) -> Tensor:
+    """log p_θ(x|z) in nats, one number for each z."""
+    log_likelihood = model.decode(z).log_prob(x)
+    if log_likelihood.shape != z.shape[:-1]:
+        raise ValueError(
+            f"the decoder's log_prob needs one number for each image, shape {tuple(z.shape[:-1])}, got "
+            f"{tuple(log_likelihood.shape)}; sum over pixels, as torch.distributions.Independent(p, 1) does"
+        )
+    return log_likelihood
 
 
 def log_mean(log_w: Tensor) -> Tensor:
@@ -152,7 +163,7 @@ def negative_elbo(model: VAE, x: Tensor, n_samples: int = 1, generator: Generato
     """
     q = model.encode(x)
     z = q.rsample((check_samples(n_samples),), generator)  # (L, B, m)
-    reconstruction = -model.decode(z).log_prob(x).mean(0)  # (L, B) -> (B,)
+    reconstruction = -log_p(model, x, z).mean(0)  # (L, B) -> (B,)
     kl = kl_to_prior(q)
     return Loss(reconstruction, kl, -(reconstruction + kl))
 
@@ -172,7 +183,7 @@ def negative_importance_bound(model: VAE, x: Tensor, n_samples: int = 1, generat
     """
     q = model.encode(x)
     z = q.rsample((check_samples(n_samples),), generator)  # (K, B, m)
-    log_likelihood = model.decode(z).log_prob(x)  # (K, B)
+    log_likelihood = log_p(model, x, z)  # (K, B)
     bound = log_mean(log_likelihood + model.prior().log_prob(z) - q.log_prob(z))
     reconstruction = -log_likelihood.mean(0)
     return Loss(reconstruction, -bound - reconstruction, bound)

@@ -5,6 +5,7 @@ They are read as a person sees them, or refused with an error that says what to 
 """
 
 import math
+import unicodedata
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,8 +96,8 @@ def _folder(folder: Path) -> tuple[Array, None]:
 
 def _picture_paths(folder: Path) -> list[Path]:
     try:
-        # Sorted by code points. The order of a locale would make the split depend on the system.
-        entries = sorted(folder.iterdir(), key=lambda path: path.name)
+        # By code points and composed letters: the split depends on no locale, and on no system that writes é as e + ´.
+        entries = sorted(folder.iterdir(), key=lambda path: unicodedata.normalize("NFC", path.name))
     except OSError as error:
         raise damaged(folder, in_one_line(error), "Copy it to a place of your own.") from error
     files = [path for path in entries if not path.name.startswith(".") and not path.is_dir()]

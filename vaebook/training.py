@@ -1,9 +1,7 @@
 """A plain training loop with a history, and checkpoints that resume to the same numbers."""
 
 import math
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from vaebook.checkpoints import describe_run, load_checkpoint, save_checkpoint
+from vaebook.checkpoints import check_unchanged, describe, describe_run, load_checkpoint, save_checkpoint
 from vaebook.ledger import in_notebook
-from vaebook.models import seeded
+from vaebook.models import in_mode, seeded
 from vaebook.objectives import Loss, LossFunction, practical_loss
 from vaebook.ranges import above, at_least
 
@@ -80,7 +78,8 @@ def train(
         n_samples: L, the number of z for each x and step.
         seed: seed of the shuffling, the noise, and what the model's parts draw. Torch's global generators, on the
             CPU and on GPUs, are as they were afterwards.
-        loss: ``practical_loss`` (J), ``negative_elbo`` for other decoders, ``reconstruction_loss``, or your own.
+        loss: ``practical_loss`` (J), ``negative_elbo`` for other decoders, ``reconstruction_loss``, or your own. It is
+            called for validation too, and once to see its shapes, so that it must not count its calls.
         schedule: factor of the learning rate as a function of t, the completed share of the epochs, from
             0 to 1: ``constant``, ``cosine``, or your own.
         checkpoint: a ``.safetensors`` file, written after each epoch. If it exists, training resumes from
@@ -107,6 +106,9 @@ def train(
     at_least(0, epochs=epochs)
     at_least(1, batch_size=batch_size, n_samples=n_samples)
     above(0, learning_rate=learning_rate)
+    # As plain numbers, whatever library they come from.
+    epochs, batch_size, n_samples, seed = map(int, (epochs, batch_size, n_samples, seed))
+    learning_rate = float(learning_rate)
     check_data(model, x_train, x_validation, batch_size)
     weights = next(model.parameters())
     home = weights.device
@@ -134,31 +136,16 @@ def train(
         for epoch in epochs_with_progress(len(history), epochs, history):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate * schedule((epoch - 1) / epochs)
-            with in_mode(model, True, f"{seed} {epoch}"):
+            with in_mode(model, True), seeded((1_000_003 * seed + epoch) % 2**63):
                 means = train_epoch(model, x_train, optimiser, batch_size, n_samples, generator, loss)
             append(history.train, means, epoch)
             append(history.validation, validate(model, x_validation, n_samples, seed, loss), epoch)
             if path is not None:
+                check_unchanged(run, describe(model, loss=loss, schedule=schedule))
                 save_checkpoint(path, model, optimiser, generator, run, (history.train, history.validation))
     finally:
         model.to(home)
     return history
-
-
-@contextmanager
-def in_mode(model: nn.Module, training: bool, seed: str) -> Iterator[None]:
-    """All parts of a model in one mode, and what they draw from torch's global generators determined by ``seed``.
-
-    Modes and generators are restored afterwards.
-    """
-    modes = [(part, part.training) for part in model.modules()]
-    with seeded(random.Random(seed).getrandbits(63)):
-        try:
-            model.train(training)
-            yield
-        finally:
-            for part, mode in modes:
-                part.training = mode
 
 
 def train_epoch(
@@ -184,7 +171,7 @@ def validate(model: nn.Module, x: Tensor, n_samples: int, seed: int, loss: LossF
     It has its own generator, so that validation does not change the draws of the training.
     """
     generator = Generator(x.device).manual_seed(seed + 1)
-    with in_mode(model, False, f"{seed} validation"):
+    with in_mode(model, False), seeded(1_000_003 * seed % 2**63):
         batches = [sums(loss(model, batch, n_samples, generator)) for batch in x.split(VALIDATION_BATCH)]
     return torch.stack(batches).sum(0) / len(x)
 
@@ -242,19 +229,19 @@ def check_data(model: nn.Module, x_train: Tensor, x_validation: Tensor, batch_si
     n = len(x_train)
     normalised = any(isinstance(part, _BatchNorm) for part in model.modules())
     if normalised and (batch_size == 1 or n % batch_size == 1):
-        other = next((size for size in range(batch_size + 1, n + 1) if n % size != 1), None)
-        raise ValueError(
-            "batch_size needs to leave no batch of a single image, which has no variance for batch normalisation, "
-            f"got {batch_size} for {n} images; {f'try {other}' if other else 'add an image'}"
-        )
+        other = next((f"try {size}" for size in range(batch_size + 1, n + 1) if n % size != 1), "add an image")
+        why = "which has no variance for batch normalisation"
+        raise ValueError(f"batch_size needs no rest of one image, {why}, got {batch_size} for {n} images; {other}")
 
 
 def check_loss(
     model: nn.Module, x_train: Tensor, x_validation: Tensor, n_samples: int, seed: int, loss: LossFunction
 ) -> None:
     """Raise ``ValueError`` if the loss does not give one number for each of two images, before the first step."""
+    if isinstance(loss, nn.Module) and any(weights.requires_grad for weights in loss.parameters()):
+        raise ValueError("loss holds weights that would not be trained; make them a part of the model")
     for x in (x_train[:2], x_validation[:2]):
-        with torch.no_grad(), in_mode(model, False, ""):
+        with torch.no_grad(), in_mode(model, False), seeded(seed):
             terms = loss(model, x, n_samples, Generator(x.device).manual_seed(seed))
         for name, term in zip(Loss._fields, terms, strict=True):
             if term.shape != (len(x),):

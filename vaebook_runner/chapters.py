@@ -1,8 +1,10 @@
 """A chapter is ``notebooks/NN_name.md``, a MyST notebook; what it reads lies in a folder of its name beside it."""
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,3 +89,10 @@ def made_from(source: Path) -> list[Path]:
         module += files_below(Path(__file__).parent)
     root = find_root(source.parent) or source.parent
     return [source, *files_below(source.with_suffix("")), *module, root / "requirements.lock"]
+
+
+def was_executed(path: Path) -> bool:
+    """Whether a file is a notebook that papermill has executed."""
+    with suppress(OSError, ValueError, TypeError):
+        return "papermill" in json.loads(path.read_text(encoding="utf-8"))["metadata"]
+    return False

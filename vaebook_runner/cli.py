@@ -15,7 +15,7 @@ import click
 
 from vaebook import __version__
 from vaebook_runner import book as books, pairs, sweep as sweeps
-from vaebook_runner.chapters import find_notebook, read_book, read_notebook
+from vaebook_runner.chapters import find_notebook, read_book, read_notebook, was_executed
 from vaebook_runner.execute import cores, execute, settle
 from vaebook_runner.files import Failed, UsageError, printable
 from vaebook_runner.jobs import Job, plan_book, plan_sweep
@@ -103,10 +103,14 @@ def run(notebook: str, values: Pairs, params: Path | None, out: Path | None) -> 
     with suppress(UsageError):  # of the other file, which nobody asked for
         if source.with_suffix(".ipynb").is_file() and pairs.compare(source.with_suffix(".md"))[0]:
             click.echo(f"{source.name} is run, and its pair differs: see vaebook refresh --check", err=True)
+    if out.exists() and not was_executed(out):
+        raise UsageError(f"OUT would overwrite {out}, which no run has made; give another name")
+    target = out.with_suffix(".part.ipynb") if out.exists() else out  # what an earlier run made stays if this one fails
     try:
-        execute(content, out, parsed, name=source.stem, progress=sys.stderr.isatty())
+        execute(content, target, parsed, name=source.stem, progress=sys.stderr.isatty())
     except Failed as error:
-        raise Failed(f"{error.message}\n\nthe part that ran is kept in {out}") from None
+        raise Failed(f"{error.message}\n\nthe part that ran is kept in {target}") from None
+    target.replace(out)
     click.echo(out)
 
 

@@ -92,11 +92,14 @@ def execute(
     cells = executed.cells if executed else []
     code = [c for c in cells if c.cell_type == "code" and "injected-parameters" not in c.metadata.tags]
     ran = [cell for cell in code if cell.metadata.papermill.start_time]
-    raised = ["\n".join(o.traceback) for cell in ran for o in cell.outputs if o.output_type == "error"]
-    if error or raised:
-        source = "\n".join(f"    {line}".rstrip() for cell in ran[-1:] for line in cell.source.splitlines())
-        where = f"{name}: code cell {len(ran)} of {len(code)} failed"
-        raise Failed(f"{where}\n\n{source}\n\n{strip_color(raised[-1] if raised else error)}")
+    raised = [(cell, o) for cell in ran for o in cell.outputs if o.output_type == "error"]
+    unwanted = [(cell, o) for cell, o in raised if "raises-exception" not in cell.metadata.tags]
+    if unwanted or (error and not (raised and len(ran) == len(code))):
+        at = unwanted[-1][0] if unwanted else ran[-1] if ran else None
+        source = "\n".join(f"    {line}".rstrip() for line in (at.source if at else "").splitlines())
+        where = f"{name}: code cell {code.index(at) + 1 if at else 0} of {len(code)} failed"
+        error = "\n".join(unwanted[-1][1].traceback) if unwanted else error
+        raise Failed(f"{where}\n\n{source}\n\n{strip_color(error)}")
     return ""
 
 

@@ -22,8 +22,9 @@ def printable(text: object) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` under a temporary name in the same folder, then move it to ``path``."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write ``text`` under a temporary name in the same folder, then move it to ``path``, or to where a link leads."""
+    path = path.resolve()
+    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8", newline="\n")
         temporary.replace(path)
@@ -41,5 +42,6 @@ def digest(paths: Iterable[Path | str]) -> str:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Every file below ``folder`` in a fixed order, without Python's compiled copies."""
-    return sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    """Every file below ``folder`` in a fixed order, without hidden ones and Python's compiled copies."""
+    found = (p.relative_to(folder).parts for p in folder.rglob("*") if p.is_file())
+    return sorted(folder.joinpath(*p) for p in found if not any(n.startswith((".", "__pycache__")) for n in p))

@@ -52,7 +52,7 @@ def make_jobs(source: Path, folder: Path, settings: Sequence[dict[str, Value]], 
     places = str(folder.resolve()), str(Path.cwd())
     varied = [n for n in settings[0] if len({str(values[n]) for values in settings}) > 1]
     for values in settings:
-        id_ = fingerprint(state, values)
+        id_ = fingerprint(state, values, folder)
         label = name or printable(" ".join([id_[:8], *(f"{n}={values[n]}" for n in varied)]))
         jobs[id_] = Job(id_, name or id_, label, *code, *places, values)
     return list(jobs.values())
@@ -95,15 +95,19 @@ def plan_book(book: Book, given: Mapping[str, object]) -> list[Job]:
     return [job for source in book.chapters for job in make_jobs(source, folder, [values[source]], source.stem)]
 
 
-def fingerprint(state: str, values: Mapping[str, Value]) -> str:
-    """20 hexadecimal digits made from all that a run's outputs depend on; a text that names files stands for them."""
+def fingerprint(state: str, values: Mapping[str, Value], folder: Path) -> str:
+    """20 hexadecimal digits made from all that a run's outputs depend on: chapter, values, versions of packages.
+
+    A text that names files stands for their contents, without those in ``folder``, which the runs themselves leave.
+    """
     files = list[Path]()  # a reader's own images, which can change
     for text in (value for value in values.values() if isinstance(value, str) and value):
         with suppress(OSError, ValueError, RuntimeError):  # not every text can be a file's name
             path = Path(text).expanduser().resolve()
             files += files_below(path) if path.is_dir() else [path] if path.is_file() else []
-    states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(json.dumps([state, sorted(values.items()), states]).encode()).hexdigest()[:20]
+    read = digest(file for file in files if not file.is_relative_to(folder.resolve()))
+    content = json.dumps([state, sorted(values.items()), read, records.versions()])
+    return hashlib.sha256(content.encode()).hexdigest()[:20]
 
 
 def current_commit(folder: Path) -> str | None:

@@ -66,7 +66,7 @@ def values_of(parameters: Parameters, given: Mapping[str, object], defaults: boo
 def read_parameter_file(path: Path) -> dict[str, object]:
     """The names and values in a YAML or JSON file; UsageError unless it is one flat mapping, with each name once."""
 
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+    class Loader(yaml.BaseLoader):  # type: ignore[misc] # texts, as -p gives them: YAML takes 010 for 8, and 1e-4 for text
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             return once_each((str(k.value), self.construct_object(v, deep=True)) for k, v in node.value)
 

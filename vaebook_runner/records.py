@@ -78,12 +78,14 @@ def read_all(folder: Path) -> tuple[dict[str, Record], list[str]]:
 
 
 def recorded_values(notebook: Mapping[str, Any]) -> dict[str, Measured]:
-    """What the cells of an executed notebook recorded; ValueError if that is not a finite number."""
+    """What the cells of an executed notebook recorded; ValueError if that is not finite, or one name came twice."""
     found = {}
     for output in (output for cell in notebook["cells"] for output in cell.get("outputs", [])):
         if data := output.get("data", {}).get(RECORDED):
             stderr = data["stderr"]  # of an estimate from one draw it is infinite
             finite = not isinstance(stderr, float) or math.isfinite(stderr)
+            if data["name"] in found:
+                raise ValueError(f"{data['name']!r} was recorded twice")
             found[str(data["name"])] = Measured(value=data["value"], stderr=stderr if finite else None)
     return found
 

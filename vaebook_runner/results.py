@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from vaebook_runner.records import Measured
 
 ABOUT = ("chapter", "status", "seconds", "cell_seconds", "began", "device", "commit", "error")
 
+Columns = dict[str, dict[int, Any]]  # by the number of the run
+
 
 def read(folder: Path) -> tuple[pandas.DataFrame, list[str]]:
     """The runs recorded in a folder, oldest first, and a line for each file that was skipped or is not as recorded."""
@@ -28,10 +29,21 @@ def read(folder: Path) -> tuple[pandas.DataFrame, list[str]]:
         if os.path.lexists(notebook) and record.status == "done" and not record.is_done(notebook):
             problems.append(f"{notebook.name} is not the notebook that its record speaks of")
     runs = sorted(found.values(), key=lambda record: record.began)
-    table = pandas.json_normalize([run.model_dump(include={"id", "parameters", "values", *ABOUT}) for run in runs])
-    order = ["id", *(n for part in ("parameters.", "values.") for n in table if n.startswith(part)), *ABOUT]
-    table = table[order].rename(columns=lambda name: re.sub(r"^(parameters|values)\.|\.value$", "", name))
-    return table.loc[:, ~table.columns.duplicated()], problems
+    # Objects, since pandas would make floats of whole numbers in a column with gaps.
+    parameters, values, about = Columns(), Columns(), Columns()
+    known = {"id", *ABOUT}
+    for k, run in enumerate(runs):
+        for name, value in run.parameters.items():
+            parameters.setdefault(f"parameter {name}" if name in known else name, {})[k] = value
+        for name in ("id", *ABOUT):
+            about.setdefault(name, {})[k] = getattr(run, name)
+    for k, run in enumerate(runs):
+        for name, measured in run.values.items():
+            column = f"recorded {name}" if name in known | set(parameters) else name
+            values.setdefault(column, {})[k] = measured.value
+            values.setdefault(f"{column}.stderr", {})[k] = measured.stderr
+    columns = {"id": about.pop("id")} | parameters | values | about
+    return pandas.DataFrame({n: pandas.Series(c, range(len(runs)), object) for n, c in columns.items()}), problems
 
 
 def text(table: pandas.DataFrame) -> str:

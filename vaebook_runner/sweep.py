@@ -4,6 +4,7 @@ The folder of runs is the only memory: a sweep that was stopped goes on where it
 """
 
 import json
+import math
 import shutil
 import sys
 import tempfile
@@ -23,9 +24,10 @@ from vaebook_runner import records
 from vaebook_runner.chapters import read_notebook
 from vaebook_runner.execute import cores, execute
 from vaebook_runner.files import Failed, UsageError, digest, printable
-from vaebook_runner.jobs import Job
+from vaebook_runner.jobs import Job, fingerprint
 
 SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_OF_PATIENCE = 60  # after which people are told what is waited for
 # Who performs jobs: an executor, and what it calls for each, which returns "done" or how else the job ended.
 Workers = tuple[Executor, Callable[[Job], str]]
 
@@ -108,6 +110,7 @@ def sweep(jobs: Sequence[Job], workers: Callable[[], AbstractContextManager[Work
 def perform_all(jobs: Sequence[Job], executor: Executor, perform: Callable[[Job], str]) -> dict[str, str]:
     """Perform every job and return how each ended; a job that another process is at is waited for."""
     pending, ended = {executor.submit(perform, job): job for job in jobs}, dict[str, str]()
+    patience = time.monotonic() + SECONDS_OF_PATIENCE
     with tqdm(total=len(jobs), unit="run", disable=None, file=sys.stderr) as bar:
         while pending:
             for future in wait(pending, SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)[0]:
@@ -117,6 +120,10 @@ def perform_all(jobs: Sequence[Job], executor: Executor, perform: Callable[[Job]
                 except Exception as error:  # a full disk, or a lost worker: the other jobs go on
                     end = printable(f"lost: {type(error).__name__}: {error}")
                 if end == "elsewhere":
+                    if time.monotonic() > patience:
+                        lock = Path(job.folder, f".{job.name}.lock")
+                        tqdm.write(f"waiting for {job.label}, at which another process is: {lock}", file=sys.stderr)
+                        patience = math.inf
                     time.sleep(SECONDS_BETWEEN_LOOKS / 10)
                     pending[executor.submit(perform, job)] = job
                 else:
@@ -157,6 +164,8 @@ def execute_and_record(job: Job, part: Path, threads: int, stop: Callable[[], bo
             raise Failed("the chapter, the module or the lock changed since the command began; start it again")
         how = {"name": source.stem, "cwd": job.cwd, "threads": threads, "fork": True, "stop": reason}
         stopped = execute(read_notebook(source), out, job.values, **how)  # type: ignore[arg-type]
+        if fingerprint(job.state, job.values, Path(job.folder)) != job.id:
+            raise Failed("files that a parameter names, or packages, are others than when the command began")
     except Failed as failure:
         error = failure.message[-20_000:]  # the end is what counts
     if stopped == "stopped":
@@ -166,7 +175,7 @@ def execute_and_record(job: Job, part: Path, threads: int, stop: Callable[[], bo
     try:
         values = records.recorded_values(executed)
     except (ValueError, KeyError, TypeError) as bad_value:
-        error = error or f"a recorded value is not a finite number: {bad_value!r}"
+        error = error or f"a recorded value cannot be kept: {bad_value}"
     notes = (cell["metadata"].get("papermill", {}).get("duration") or 0.0 for cell in executed["cells"])
     record = records.Record(
         id=job.id, status="timeout" if stopped else "failed" if error else "done", chapter=source.stem,
