@@ -42,6 +42,7 @@ phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
 hypothesis.settings.register_profile("quick", derandomize=True, deadline=None, phases=phases, max_examples=20)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores, since many tests wait: for a browser, for a process that starts, for a timeout."""
     return cores() + 1

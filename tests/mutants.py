@@ -77,15 +77,15 @@ MUTANTS: list[Mutant] = [
     ("linear", "values[m:].mean()", "values[m:].sum()"),
     ("linear", "(values[:m] - noise)", "values[:m]"),
     ("linear", "x.T.cov(correction=0)", "x.T.cov()"),
-    ("models", "mu, log_sigma = self.network(x).chunk(2, dim=-1)", "log_sigma, mu = self.network(x).chunk(2, dim=-1)"),
+    ("models", "mu, log_sigma = self.network(x).to", "log_sigma, mu = self.network(x).to"),
     ("models", "return DiagonalGaussian(mu, log_sigma)", "return DiagonalGaussian(mu, 0.5 * log_sigma)"),
-    ("models", "self.network(z), self.log_sigma_dec)", "self.network(z), 2 * self.log_sigma_dec)"),
-    ("models", "BernoulliPixels(self.network(z))", "BernoulliPixels(-self.network(z))"),
+    ("models", "self.network(z).to(z.dtype), self.log_sigma_dec)", "self.network(z), 2 * self.log_sigma_dec)"),
+    ("models", "BernoulliPixels(self.network(z).to(z.dtype))", "BernoulliPixels(-self.network(z))"),
     ("bernoulli", "(1 - 2 * x) * self.logits", "(2 * x - 1) * self.logits"),
     ("bernoulli", "self.logits).sum(-1)", "self.logits).mean(-1)"),
     ("bernoulli", "torch.sigmoid(self.logits)", "torch.softmax(self.logits, -1)"),
     ("models", "return nn.Sequential(*layers[:-1])", "return nn.Sequential(*layers)"),
-    ("models", "torch.manual_seed(seed)", "torch.manual_seed(0)"),
+    ("models", "generator.manual_seed(seed)", "generator.manual_seed(0)"),
     ("objectives", "+ model.prior().log_prob(z) - q.log_prob(z)", "- q.log_prob(z)"),
     ("objectives", "+ model.prior().log_prob(z) - q.log_prob(z)", "+ model.prior().log_prob(z) + q.log_prob(z)"),
     ("objectives", "log_w.logsumexp(0) - math.log(len(log_w))", "log_w.logsumexp(0)"),
@@ -96,13 +96,13 @@ MUTANTS: list[Mutant] = [
     ("evaluation", "torch.logaddexp(total, part.logsumexp(0))", "torch.maximum(total, part.logsumexp(0))"),
     ("evaluation", "for batch in x.split(BATCH)", "for batch in x[:BATCH].split(BATCH)"),
     ("objectives", "return log_likelihood - kl_to_prior(q)", "return log_likelihood + kl_to_prior(q)"),
-    ("objectives", "log_prob(x).mean(0)  # (L, B) -> (B,)\n    return", "log_prob(x).sum(0)\n    return"),
+    ("objectives", "log_p(model, x, z).mean(0)  # (L, B) -> (B,)\n    return", "log_p(model, x, z).sum(0)\n    return"),
     ("objectives", ".square().sum(-1).mean(0)", ".square().mean(-1).mean(0)"),
     ("objectives", ".square().sum(-1).mean(0)", ".square().sum(-1).sum(0)"),
     ("objectives", "kl = sigma_dec**2 * (", "kl = sigma_dec * ("),
     ("objectives", "- 2 * q.log_sigma).sum(-1)", "- model.latent_dim * q.log_sigma).sum(-1)"),
     ("objectives", "- 2 * q.log_sigma).sum(-1)", "- 2 * q.log_sigma).mean(-1)"),
-    ("objectives", "reconstruction = -model.decode(z)", "reconstruction = model.decode(z)"),
+    ("objectives", "reconstruction = -log_p(model, x, z)", "reconstruction = log_p(model, x, z)"),
     ("objectives", "Loss(reconstruction, kl, -(reconstruction + kl))", "Loss(reconstruction, kl, kl - reconstruction)"),
     ("objectives", "(latent_dim - d * math.log(", "(latent_dim - math.log("),
     ("objectives", "(latent_dim - d * math.log(2 * math.pi * variance))", "(-d * math.log(2 * math.pi * variance))"),
@@ -115,9 +115,19 @@ MUTANTS: list[Mutant] = [
     ("training", "learning_rate * schedule((epoch - 1) / epochs)", "learning_rate * schedule(epoch / epochs)"),
     ("training", "learning_rate * schedule((epoch - 1) / epochs)", "learning_rate"),
     ("training", "optimiser.zero_grad()\n", "pass\n"),
-    ("training", "return totals / len(x)", "return totals"),
+    ("training", "batches.append(sums(terms))\n    return torch.stack(batches).sum(0) / len(x)", "batches.append(sums(terms))\n    return torch.stack(batches).sum(0)"),
+    ("training", "in_mode(model, False), seeded(1_000_003 * seed % 2**63)", "in_mode(model, True), seeded(1_000_003 * seed % 2**63)"),
+    ("training", "        torch.clear_autocast_cache()", "        pass"),
+    ("models", "part.training = mode", "pass"),
+    ("evaluation", "in_mode(model, False)", "in_mode(model, True)"),
+    ("checkpoints", "str(value.dtype), tuple(value.shape), plain", "plain"),
+    ("checkpoints", "around = [cell.cell_contents for cell in value.__closure__ or ()]", "around = []"),
+    ("checkpoints", "[value.__globals__[name] for name in names]", "[]"),
+    ("checkpoints", "first.setdefault(id(value), name)", "name"),
+    ("data", "torch.promote_types(x.dtype, torch.float32)", "x.dtype"),
+    ("objectives", "log_likelihood.shape != z.shape[:-1]", "False"),
     ("training", "manual_seed(seed + 1)", "manual_seed(len(x))"),
-    ("training", "generator.set_state(tensors[\"generator\"])", "pass"),
+    ("checkpoints", "generator.set_state(tensors[\"generator\"])", "pass"),
 ]  # fmt: skip
 
 
@@ -162,8 +172,8 @@ def start(module: str, old: str, new: str) -> tuple[int, Path]:
     return child, folder
 
 
-def failures(mutants: Sequence[Mutant], jobs: int) -> Iterator[tuple[Mutant, bool]]:
-    """Each mutant with whether its tests failed, as they finish. An error in collecting them is no catch."""
+def outcomes(mutants: Sequence[Mutant], jobs: int) -> Iterator[tuple[Mutant, int]]:
+    """Each mutant with pytest's exit code on its tests, as they finish: 0 all passed, 1 some failed, else an error."""
     waiting, running = list(reversed(mutants)), dict[int, tuple[Path, Mutant]]()
     while waiting or running:
         while waiting and len(running) < jobs:
@@ -173,7 +183,7 @@ def failures(mutants: Sequence[Mutant], jobs: int) -> Iterator[tuple[Mutant, boo
         child, status = os.wait()
         folder, mutant = running.pop(child)
         shutil.rmtree(folder)
-        yield mutant, os.waitstatus_to_exitcode(status) == 1
+        yield mutant, os.waitstatus_to_exitcode(status)
 
 
 def preload() -> None:
@@ -202,12 +212,12 @@ def main() -> int:
 
     # On the unchanged module every test must pass: without this a broken set-up would look like a row of catches.
     controls = [(module, old, old) for module, old in {module: old for module, old, _ in MUTANTS}.items()]
-    for (module, _, _), failed in failures(controls, jobs):
-        if failed:
-            raise SystemExit(f"tests/test_{module}.py fails on the module as it is; mend that first")
+    for (module, _, _), code in outcomes(controls, jobs):
+        if code != 0:
+            raise SystemExit(f"tests/test_{module}.py ends with {code} on the module as it is; mend that first")
     caught = 0
-    for (module, old, new), failed in failures(MUTANTS, jobs):
-        caught += failed
+    for (module, old, new), code in outcomes(MUTANTS, jobs):
+        caught += (failed := code == 1)
         print(f"{'caught  ' if failed else 'SURVIVED'} {module}: {old!r} -> {new!r}", flush=True)
     print(f"{caught} of {len(MUTANTS)} mutants caught")
     return int(caught < len(MUTANTS))

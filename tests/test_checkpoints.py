@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from vaebook.checkpoints import identity, load_weights
@@ -506,3 +507,19 @@ def test_a_file_that_is_missing_or_no_checkpoint_is_named(tmp_path: Path) -> Non
     (tmp_path / "text.safetensors").write_text("no tensors")
     with pytest.raises(ValueError, match="is not a complete checkpoint of this module"):
         load_weights(tmp_path / "text.safetensors", vae())
+
+
+def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
+    def tied(seed: int) -> VAE:
+        model = mlp_vae(16, 8, hidden=(16,), seed=seed)
+        model.decoder.network[2].weight = model.encoder.network[2].weight
+        return model
+
+    file = tmp_path / "run.safetensors"
+    trained, _ = run(file, model=tied(0))
+    with safe_open(file, framework="pt") as stored:
+        assert len([name for name in stored.keys() if name.endswith("network.2.weight")]) == 1  # noqa: SIM118
+    other = tied(1)
+    load_weights(file, other)
+    assert other.decoder.network[2].weight is other.encoder.network[2].weight
+    assert torch.equal(other.encoder.network[2].weight, trained.decoder.network[2].weight)

@@ -245,6 +245,16 @@ def test_kernels_at_once_do_not_meet(tmp_path: Path) -> None:
     gc.collect()
 
 
+def test_a_cell_that_should_raise_does_not_fail_and_hides_no_other(tmp_path: Path) -> None:
+    wanted, out = notebook("print('a')", "1 / 0", "print('c')"), tmp_path / "out.ipynb"
+    wanted.cells[1].metadata["tags"] = ["raises-exception"]
+    execute(wanted, out, {}, name="08_x")
+    assert "ZeroDivisionError" in out.read_text()
+    wanted.cells.append(nbformat.v4.new_code_cell("int('x')"))
+    with pytest.raises(Failed, match=r"code cell 4 of 4 failed\n\n    int\('x'\)\n\n(.|\n)*ValueError"):
+        execute(wanted, out, {}, name="08_x")
+
+
 @pytest.mark.parametrize("fork", [False, True])
 @pytest.mark.parametrize(
     ("code", "said"),

@@ -82,7 +82,7 @@ def unlink_what_is_not_open(path, **options):
 pathlib.Path.unlink = unlink_what_is_not_open
 warnings.filterwarnings("ignore", "only soft file lock")
 import vaebook_runner.execute
-vaebook_runner.execute.sys = types.SimpleNamespace(executable=sys.executable, platform="win32")
+vaebook_runner.execute.sys = types.SimpleNamespace(executable=sys.executable, platform="win32", warnoptions=[])
 from vaebook_runner.cli import main
 code = main()
 assert "vaebook_runner.forked" not in sys.modules

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from small_book import pretend, write_project
 
-from vaebook_runner import chapters
+from vaebook_runner import chapters, records
 from vaebook_runner.files import UsageError
 from vaebook_runner.jobs import Job, plan_book, plan_sweep
 
@@ -125,6 +125,59 @@ def test_a_changed_image_file_of_the_reader_is_noticed(project: Path) -> None:
         assert pretend(plan(dataset="images.npy")) == []
 
 
+def with_images(project: Path) -> Path:
+    """A chapter with a parameter that may name files."""
+    path = project / "notebooks" / "01_first.md"
+    path.write_text(path.read_text().replace("seed: int", 'dataset: str = "digits"\nseed: int'))
+    return path
+
+
+def test_images_are_known_by_their_contents_and_not_by_their_dates(project: Path) -> None:
+    with_images(project)
+    images, date = project / "images.npy", (1_000_000_000, 1_000_000_000)
+    ids = []
+    for content in ("one", "two", "one"):
+        images.write_text(content)
+        os.utime(images, date)
+        ids.append(plan(dataset="images.npy")[0].id)
+    os.utime(images)
+    assert ids[0] == ids[2] != ids[1]
+    assert plan(dataset="images.npy")[0].id == ids[0]
+
+
+def test_what_a_system_leaves_in_a_folder_makes_nothing_out_of_date(project: Path) -> None:
+    with_images(project)
+    (project / "mine").mkdir()
+    (project / "mine" / "a.png").write_text("a")
+    before = [job.id for job in plan(dataset="mine")]
+    for folder in (project / "mine", project / "module"):
+        (folder / ".DS_Store").write_text("x")
+        (folder / "__pycache__").mkdir(exist_ok=True)
+        (folder / "__pycache__" / "a.pyc").write_text("x")
+    assert [job.id for job in plan(dataset="mine")] == before
+    (project / "mine" / "b.png").write_text("b")
+    assert [job.id for job in plan(dataset="mine")] != before
+
+
+@pytest.mark.parametrize(("dataset", "folder"), [("digits", "digits"), ("mine", "mine/runs")])
+def test_what_runs_leave_does_not_count_as_what_they_read(project: Path, dataset: str, folder: str) -> None:
+    source = with_images(project)
+    (project / "mine").mkdir()
+    (project / "mine" / "a.png").write_text("a")
+
+    def jobs() -> list[Job]:
+        return plan_sweep(source, Path(folder), {"dataset": dataset}, {}, 2)
+
+    assert len(pretend(jobs())) == 2
+    assert pretend(jobs()) == []
+
+
+def test_other_versions_of_packages_make_other_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [job.id for job in plan()]
+    monkeypatch.setattr(records, "versions", lambda: {"python": "3.99", "torch": "9"})
+    assert {job.id for job in plan()}.isdisjoint(before)
+
+
 def test_a_build_without_parameters_shares_runs_with_no_other_values(project: Path) -> None:
     default, other = plan(), plan(seed="7")
     assert {job.id for job in default}.isdisjoint(job.id for job in other)
@@ -145,7 +198,7 @@ def test_a_parameter_that_no_chapter_declares_is_refused(project: Path) -> None:
 PLAN = """\
 import sys
 from pathlib import Path
-from vaebook_runner import chapters
+from vaebook_runner import chapters, records
 from vaebook_runner.jobs import plan_sweep
 chapters.vaebook.__file__ = sys.argv[1]
 grid = {"rate": ["0.5", "1e-4", ".5"]}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import Bernoulli, Independent, Normal
 
-from vaebook.models import VAE, AutoEncoder, BernoulliDecoder, Encoder, GaussianDecoder, mlp, mlp_vae, seeded
+from vaebook.models import VAE, AutoEncoder, BernoulliDecoder, Encoder, GaussianDecoder, in_mode, mlp, mlp_vae, seeded
 
 
 class Constant(nn.Module):
@@ -103,3 +103,14 @@ def test_seeded_restores_the_generator_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="inside"), seeded(0):
         raise RuntimeError("inside")
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_all_parts_are_in_one_mode_and_then_each_in_its_own() -> None:
+    model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.BatchNorm1d(2), nn.Dropout().eval())).eval()
+    model[1].train()
+    before = [part.training for part in model.modules()]
+    for training in (True, False):
+        with pytest.raises(KeyError), in_mode(model, training):
+            assert {part.training for part in model.modules()} == {training}
+            raise KeyError
+        assert [part.training for part in model.modules()] == before

@@ -73,6 +73,14 @@ flag: true
 """
 
 
+@pytest.mark.parametrize("text", ["010", "1:30", "0x1F", "0b11", "-017"])
+def test_a_number_that_yaml_reads_otherwise_than_people_is_refused(book: Book, text: str) -> None:
+    (book.root / "p.yaml").write_text(f"seed: {text}\n")
+    code, _, error = book.vaebook("run", "tiny", "--params", "p.yaml")
+    assert code == 2
+    assert f"YAML takes {text} for" in error
+
+
 @pytest.mark.parametrize(("name", "text"), [("p.yaml", YAML), ("p.yml", YAML), ("p.json", json.dumps(GIVEN))])
 def test_a_file_gives_native_values(book: Book, run_values: list[dict[str, object]], name: str, text: str) -> None:
     (book.root / name).write_text(text)

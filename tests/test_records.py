@@ -131,3 +131,10 @@ def test_recorded_values_are_read_from_a_notebook() -> None:
 def test_a_recorded_value_needs_a_name_and_a_finite_number(value: object) -> None:
     with pytest.raises((ValueError, KeyError, TypeError)):
         records.recorded_values(output(value))
+
+
+def test_a_name_that_is_recorded_twice_is_no_record() -> None:
+    data = {records.RECORDED: {"name": "x", "value": 1.0, "stderr": None}}
+    cells = [{"outputs": [{"data": data}]}, {"outputs": [{"data": data}]}]
+    with pytest.raises(ValueError, match="'x' was recorded twice"):
+        records.recorded_values({"cells": cells})

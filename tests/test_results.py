@@ -178,12 +178,32 @@ def test_a_table_has_the_types_of_its_values(folder: Path) -> None:
     assert table.groupby("latent_dim")["elbo"].max().to_dict() == {0: -7.0, 1: -9.0, 2: -8.0}
 
 
-def test_a_parameter_goes_before_something_else_of_its_name(empty: Path) -> None:
+def test_names_that_come_twice_hide_nothing(empty: Path) -> None:
     store(empty, 1, parameters={"device": "cuda", "id": 3, "elbo": 7}, device="a processor")
     table, _ = results.read(empty)
     (row,) = table.to_dict("records")
-    assert (row["device"], row["elbo"], row["id"]) == ("cuda", 7, f"{1:020x}")
+    assert (row["device"], row["elbo"], row["id"]) == ("a processor", 7, f"{1:020x}")
+    assert (row["parameter device"], row["parameter id"], row["recorded elbo"]) == ("cuda", 3, -9.0)
     assert len(table.columns) == len(set(table.columns))
+
+
+def test_a_run_that_failed_shows_so_whatever_was_recorded(empty: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store(empty, 1, values={"status": {"value": 1.0}})
+    store(empty, 2, values={"status": {"value": 1.0}}, status="failed", error="x")
+    table, _ = results.read(empty)
+    assert list(table["status"]) == ["done", "failed"]
+    assert list(table["recorded status"]) == [1.0, 1.0]
+
+
+def test_whole_numbers_stay_whole_beside_gaps(empty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, seed in enumerate((123_456, 123_457, 2**53 + 1)):
+        store(empty, number, parameters={"seed": seed})
+    store(empty, 3, parameters={"m": 2})
+    text = "\n".join(shown(empty, capsys))
+    assert [str(seed) in text for seed in (123_456, 123_457, 2**53 + 1)] == [True] * 3
+    assert cli.main(["results", str(empty), "--csv", str(tmp_path / "t.csv")]) == 0
+    rows = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
+    assert [row["seed"] for row in rows] == ["123456", "123457", "9007199254740993", ""]
 
 
 @pytest.mark.parametrize("words", [[], ["--best", "no"], ["--best", "elbo"]])

@@ -110,7 +110,8 @@ def run(notebook: str, values: Pairs, params: Path | None, out: Path | None) -> 
         execute(content, target, parsed, name=source.stem, progress=sys.stderr.isatty())
     except Failed as error:
         raise Failed(f"{error.message}\n\nthe part that ran is kept in {target}") from None
-    target.replace(out)
+    if target != out:
+        target.replace(out)
     click.echo(out)
 
 

@@ -2,7 +2,9 @@
 
 import ast
 import json
+import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -66,9 +68,15 @@ def values_of(parameters: Parameters, given: Mapping[str, object], defaults: boo
 def read_parameter_file(path: Path) -> dict[str, object]:
     """The names and values in a YAML or JSON file; UsageError unless it is one flat mapping, with each name once."""
 
-    class Loader(yaml.BaseLoader):  # type: ignore[misc] # texts, as -p gives them: YAML takes 010 for 8, and 1e-4 for text
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            return once_each((str(k.value), self.construct_object(v, deep=True)) for k, v in node.value)
+            return once_each((str(k.value), self.as_written(v)) for k, v in node.value)
+
+        def as_written(self, node: Any) -> Any:
+            value = self.construct_object(node, deep=True)
+            if isinstance(value, int | float) and not isinstance(value, bool) and not same(node.value, value):
+                raise ValueError(f"YAML takes {node.value} for {value}; write the number plainly")
+            return value
 
     try:
         with path.open("rb") as file:
@@ -83,6 +91,13 @@ def read_parameter_file(path: Path) -> dict[str, object]:
         return read
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"{path} cannot be read as parameters: {error}") from None
+
+
+def same(text: str, value: float) -> bool:
+    """Whether a number is what its text says to a reader: YAML 1.1 takes 010 for 8, and 1:30 for 90."""
+    with suppress(ValueError):
+        return float(text) == value
+    return not math.isfinite(value)  # .inf and .nan, which no parameter takes
 
 
 def once_each(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:

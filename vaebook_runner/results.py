@@ -29,7 +29,6 @@ def read(folder: Path) -> tuple[pandas.DataFrame, list[str]]:
         if os.path.lexists(notebook) and record.status == "done" and not record.is_done(notebook):
             problems.append(f"{notebook.name} is not the notebook that its record speaks of")
     runs = sorted(found.values(), key=lambda record: record.began)
-    # Objects, since pandas would make floats of whole numbers in a column with gaps.
     parameters, values, about = Columns(), Columns(), Columns()
     known = {"id", *ABOUT}
     for k, run in enumerate(runs):
@@ -39,11 +38,17 @@ def read(folder: Path) -> tuple[pandas.DataFrame, list[str]]:
             about.setdefault(name, {})[k] = getattr(run, name)
     for k, run in enumerate(runs):
         for name, measured in run.values.items():
-            column = f"recorded {name}" if name in known | set(parameters) else name
-            values.setdefault(column, {})[k] = measured.value
-            values.setdefault(f"{column}.stderr", {})[k] = measured.stderr
+            title = f"recorded {name}" if name in known | set(parameters) else name
+            values.setdefault(title, {})[k] = measured.value
+            values.setdefault(f"{title}.stderr", {})[k] = measured.stderr
     columns = {"id": about.pop("id")} | parameters | values | about
-    return pandas.DataFrame({n: pandas.Series(c, range(len(runs)), object) for n, c in columns.items()}), problems
+    return pandas.DataFrame({n: column([c.get(k) for k in range(len(runs))]) for n, c in columns.items()}), problems
+
+
+def column(values: list[Any]) -> pandas.Series:
+    """Values with the type that they share; whole numbers with gaps stay what they are, where pandas makes floats."""
+    floats = {type(value) for value in values if value is not None} == {float}
+    return pandas.Series(values, dtype=float if floats else object if None in values else None)
 
 
 def text(table: pandas.DataFrame) -> str:
@@ -75,7 +80,8 @@ def write_csv(table: pandas.DataFrame, path: Path) -> None:
     def guard(value: Any) -> Any:
         return f"'{value}" if isinstance(value, str) and value.startswith(tuple("=+-@\t\r")) else value
 
-    table.rename(columns=guard).map(guard).to_csv(path, index=False, lineterminator="\r\n")
+    guarded = {guard(n): pandas.Series(list(map(guard, table[n])), dtype=table[n].dtype) for n in table}
+    pandas.DataFrame(guarded).to_csv(path, index=False, lineterminator="\r\n")
 
 
 def compare(a: Path, b: Path) -> str:
