@@ -1,4 +1,4 @@
-"""Measure, print the table, and write it to benchmarks/results.md, what has a target into the README too.
+"""Measure, print the table, and write it to benchmarks/results.md.
 
     python -m benchmarks [--quick] [--dataset mnist] [epoch] [growth] [likelihood] [published] [book] [tests]
 
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import book, epoch, growth, likelihood, published
-from benchmarks.measure import ROOT, Row
+from benchmarks.measure import Row
 from vaebook_runner.execute import cores
 
 HEAD = ("what", "median", "from–to", "target", "verdict", "")
@@ -31,8 +31,7 @@ PARTS = {
     "book": "The book",
     "tests": "The tests",
 }
-RESULTS, README = Path(__file__).with_name("results.md"), ROOT / "README.md"
-BEGIN, END = "<!-- of benchmarks/results.md -->\n", "<!-- end -->\n"
+RESULTS = Path(__file__).with_name("results.md")
 
 
 def measured(name: str, quick: bool, dataset: str) -> list[Row]:
@@ -65,28 +64,11 @@ def markdown(table: Sequence[Row]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def with_targets(results: str) -> str:
-    """Of the text of results.md the machine and, in one table, the lines that have a target."""
-    lines = results.splitlines()
-    judged = [line for line in lines if line.startswith("|") and line.split(" | ")[3].strip()]
-    head, rest = judged[0], [line for line in judged if line != judged[0] and not line.startswith("| ---")]
-    return "\n".join([lines[0], "", head, "| --- " * len(HEAD) + "|", *rest, "", ""])
-
-
-def put_into(readme: str, results: str) -> str:
-    """The README's text with the table between its two marks."""
-    before, rest = readme.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}{with_targets(results)}{END}{after}"
-
-
 def keep(head: str, title: str, section: str, out: Path) -> None:
-    """Put a part in its place among the results, and those of the project into the README."""
+    """Put a part in its place among the results."""
     parts = {**sections(out), title: section}
     results = head + "".join(f"\n**{name}**\n\n{parts[name]}\n" for name in PARTS.values() if name in parts)
     out.write_text(results, encoding="utf-8")
-    if out == RESULTS:
-        README.write_text(put_into(README.read_text(encoding="utf-8"), results), encoding="utf-8")
 
 
 def sections(out: Path) -> dict[str, str]:

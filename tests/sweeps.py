@@ -83,7 +83,7 @@ from vaebook_runner import chapters
 chapters.vaebook.__file__ = sys.argv.pop(1)
 if sys.platform == "linux":
     from vaebook_runner import forked
-    forked.CONTEXT.set_forkserver_preload(["vaebook_runner.warm", "ipykernel.kernelapp", "matplotlib", "numpy", "torch"])
+    forked.CONTEXT.set_forkserver_preload(["vaebook_runner.warm", "ipykernel.kernelapp", "matplotlib", "numpy"])
 from vaebook_runner.cli import main
 sys.exit(main())"""
 

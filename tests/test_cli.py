@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -260,3 +261,11 @@ def test_without_the_extra_run_the_command_says_what_to_install(missing: str) ->
     assert "'run'" in done.stderr
     assert "'.[run]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_chapter_that_needs_the_project_says_so_outside_of_it(tmp_path: Path) -> None:
+    shutil.copy(Path(__file__).parent.parent / "notebooks" / "16_running.ipynb", tmp_path)
+    command = [sys.executable, "-m", "vaebook_runner", "run", "16_running.ipynb", "-o", "out.ipynb"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "this chapter runs commands on the book itself; open it inside the project's folder" in done.stderr

@@ -25,6 +25,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from images import message, numbered, splits
+from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.datasets import MNIST, FashionMNIST
 
@@ -488,3 +489,13 @@ def test_draws_of_black_and_white_have_the_mean_of_the_pixels_in_any_precision(d
     p = float(x[0])
     mean = binarise(x, torch.Generator().manual_seed(0)).double().mean()
     assert abs(float(mean) - p) < 5 * (p * (1 - p) / 400_000) ** 0.5  # in bfloat16 itself it is 49 % off for 1/255
+
+
+def test_a_known_name_goes_before_a_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("digits").mkdir()
+    grey = np.random.default_rng(0).integers(0, 256, (100, 4, 3), dtype=np.uint8)
+    for k, picture in enumerate(grey):
+        Image.fromarray(picture).save(Path("digits", f"{k:03}.png"))
+    assert load("digits").shape == (8, 8)
+    assert load("./digits").shape == (4, 3)

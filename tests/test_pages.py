@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -23,6 +25,8 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from vaebook_runner.pages import adapt_theme
 
 HTML = Path(__file__).parents[1] / "_build" / "html"
 PAGES = sorted(path.relative_to(HTML).as_posix() for path in HTML.rglob("*.html") if "_static" not in path.parts)
@@ -439,3 +443,29 @@ def test_the_first_page_is_soon_interactive(browser: Browser, address: str) -> N
             page.goto(address + FIRST, wait_until="domcontentloaded")
             times.append(page.evaluate("performance.getEntriesByType('navigation')[0].domInteractive"))
     assert statistics.median(times) < 1000  # milliseconds
+
+
+@pytest.mark.parametrize(
+    ("written", "environment", "address", "launch"),
+    [
+        ("", {}, None, None),
+        ("", {"GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "a/b"}, "https://github.com/a/b", None),
+        ("https://github.com/c/d", {}, "https://github.com/c/d", {"colab_url": "https://colab"}),
+        ("https://github.com/c/d", {"GITHUB_SERVER_URL": "x", "GITHUB_REPOSITORY": "y"}, "https://github.com/c/d",
+         {"colab_url": "https://colab"}),
+    ],
+)  # fmt: skip
+def test_the_buttons_lead_to_the_repository_that_is_written_down_or_publishes_the_pages(
+    monkeypatch: pytest.MonkeyPatch, written: str, environment: dict[str, str], address: str | None, launch: object
+) -> None:
+    for name in ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    options: dict[str, Any] = {"repository_url": written, "launch_buttons": {"colab_url": "https://colab", "hub": ""}}
+    config = SimpleNamespace(html_theme_options=options)
+    app = SimpleNamespace(registry=SimpleNamespace(css_files=[]), events=SimpleNamespace(listeners={}))
+    adapt_theme(app, config)  # type: ignore[arg-type]
+    assert (options.get("repository_url") or None) == address
+    assert options.get("launch_buttons") == launch
+    assert options.get("use_source_button", False) is bool(address)

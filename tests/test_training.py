@@ -151,6 +151,16 @@ def test_validation_has_its_own_noise_which_the_seed_determines(digits: tuple[Te
     assert not torch.equal(validate(model, x, 3, 8, practical_loss), at_7)
 
 
+def test_validation_is_measured_after_each_epoch_and_training_during_it(digits: tuple[Tensor, Tensor]) -> None:
+    model = vae()
+    history = run(model, digits, epochs=2, n_samples=3, seed=4, learning_rate=0.01)
+    reconstruction, kl, bound = validate(model, digits[1], 3, 4, practical_loss).tolist()
+    last = {name: means[-1] for name, means in history.validation.items()}
+    assert last == {"J": reconstruction + kl, "J_recon": reconstruction, "J_KL": kl, "elbo": bound}
+    after = validate(model, digits[0], 3, 4, practical_loss)
+    assert history.train["J_recon"][-1] > 1.02 * float(after[0])  # the first batches saw earlier weights
+
+
 def test_the_global_generator_is_not_used(digits: tuple[Tensor, Tensor]) -> None:
     torch.manual_seed(1)
     one = run(vae(), digits, epochs=1)

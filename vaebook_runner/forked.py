@@ -10,9 +10,10 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import ModuleType
@@ -51,6 +52,17 @@ def fresh_path() -> list[str]:
     return subprocess.check_output(command, text=True).splitlines()
 
 
+@contextmanager
+def deaf() -> Iterator[None]:
+    """What is started meanwhile hears no Ctrl-C, which would end an interpreter that is half set up in a traceback."""
+    resource_tracker.ensure_running()  # which multiprocessing would start later, and then let Ctrl-C through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 SERVER_HAS = read_at_start(os.environ)
 
 
@@ -79,9 +91,9 @@ class ForkedProvisioner(LocalProvisioner):
         environment, cwd = dict(options.get("env") or os.environ), str(options.get("cwd") or Path.cwd())
         same = cmd[:3] == [sys.executable, "-m", "ipykernel_launcher"] and read_at_start(environment) == SERVER_HAS
         if same and not multiprocessing.current_process().daemon:  # a daemon may have no children
-            self.process = ForkedKernel(target=become_kernel, args=(cmd[3:], cwd, environment, fresh_path()))
             # Without a main module, multiprocessing does not import this process's script again in the new one.
-            with _starting, suppress(OSError, EOFError):  # of a server that cannot be reached
+            with _starting, deaf(), suppress(OSError, EOFError):  # of a server that cannot be reached
+                self.process = ForkedKernel(target=become_kernel, args=(cmd[3:], cwd, environment, fresh_path()))
                 main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
                 try:
                     self.process.start()
@@ -110,6 +122,7 @@ def become_kernel(arguments: list[str], cwd: str, environment: dict[str, str], p
     gc.freeze()  # or the collector would touch, and so copy, every page
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):  # ipykernel shows in the notebook what cells write; its own messages go nowhere
         os.dup2(nothing, stream)
@@ -120,10 +133,12 @@ def become_kernel(arguments: list[str], cwd: str, environment: dict[str, str], p
     if (threads := environment.get("OMP_NUM_THREADS", "")).isdecimal():
         with warnings.catch_warnings(action="ignore"):
             threadpool_limits(int(threads))
-        sys.modules["torch"].set_num_threads(int(threads))
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(int(threads))
     sys.modules["matplotlib"].rcParams["backend"] = environment.get("MPLBACKEND") or INLINE
     sys.modules["numpy"].random.seed()  # as in a fresh process: a seed from the system
-    sys.modules["torch"].default_generator.seed()
+    if torch := sys.modules.get("torch"):
+        torch.default_generator.seed()
     sys.path[:], sys.argv = path, ["ipykernel_launcher", *arguments]
     IPKernelApp.launch_instance(argv=arguments, parent_handle=os.getppid())
     atexit._run_exitfuncs()  # multiprocessing leaves without them

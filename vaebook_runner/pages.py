@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,13 @@ def adapt_theme(app: Sphinx, config: Any) -> None:
     options = config.html_theme_options
     # A search box in the header would bring hidden ☰ buttons, and the visible ones would do nothing.
     options["navbar_persistent"] = []
+    launch = options.pop("launch_buttons", {})
+    if options.get("repository_url"):
+        options["launch_buttons"] = {name: url for name, url in launch.items() if url}
+    elif all(here := [os.environ.get("GITHUB_SERVER_URL"), os.environ.get("GITHUB_REPOSITORY")]):
+        options["repository_url"] = "/".join(map(str, here))  # where a push publishes the pages
     if options.get("repository_url"):
         options |= dict.fromkeys(("use_repository_button", "use_source_button", "use_issues_button"), True)
-    else:
-        options.pop("launch_buttons", None)
     config.html_scaled_image_link = False  # a figure is no link to itself
     app.registry.css_files[:] = [file for file in app.registry.css_files if file[0] != "sphinx-thebe.css"]
     for listener in [listener for group in app.events.listeners.values() for listener in group]:
