@@ -434,6 +434,16 @@ def test_two_values_have_one_identity_exactly_if_they_are_equal(a: object, b: ob
     assert identity("x", [shared, shared]) == identity("x", [[a, b], [a, b]])  # whatever shares its parts
 
 
+def test_a_function_that_a_library_made_counts_with_what_it_holds() -> None:
+    def made(beta: float) -> Any:
+        loss = in_closure(beta)
+        loss.__module__ = "torch.losses"
+        return loss
+
+    assert identity("loss", made(1.0)) == identity("loss", made(1.0)) != identity("loss", made(2.0))
+    assert identity("loss", torch.nn.functional.max_pool2d)  # of which torch makes such a function
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.bool, torch.uint8])
 def test_tensors_count_with_type_shape_and_every_number(dtype: torch.dtype) -> None:
     x = (torch.rand(3, 4, generator=torch.Generator().manual_seed(0)) > 0.5).to(dtype)

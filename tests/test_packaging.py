@@ -10,6 +10,7 @@ import tomllib
 import venv
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -146,3 +147,16 @@ def test_every_package_that_the_runner_imports_is_in_the_extra_run_or_in_the_cor
             for top in {module.split(".")[0] for module in modules} - sys.stdlib_module_names:
                 found = {name.lower().replace("_", "-") for name in distributions[top]}
                 assert found & (declared | {"vaebook"}), f"{path.name} imports {top}"
+
+
+def test_the_code_of_the_readme_runs_and_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its number is that of one seed on one machine: another processor may move it by some tenths."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    said = re.search(r"# tensor\(([\d.]+)…\)", blocks[0])
+    space: dict[str, Any] = {}
+    exec("\n".join(blocks), space)
+    assert said
+    assert space["z"].shape == (5, 180, 2)
+    printed = re.search(r"tensor\((-?[\d.]+)", capsys.readouterr().out)
+    assert printed
+    assert float(printed[1]) == pytest.approx(float(said[1]), abs=0.5)

@@ -27,7 +27,7 @@ WRAPPERS = (property, classmethod, staticmethod, cached_property)
 
 
 def load_weights(path: str | Path, model: nn.Module) -> None:
-    """Copy the weights of a checkpoint into ``model``, wherever each was trained, and nothing else.
+    """Copy the weights of a checkpoint into ``model``, from any device to any other, and nothing else.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -68,7 +68,8 @@ class Contents(pickle.Pickler):
         if not isinstance(value, FunctionType | type | ModuleType) or value.__name__ in ("<lambda>", "list", "str"):
             return NotImplemented  # as pickle writes it
         name = value.__name__ if isinstance(value, ModuleType) else f"{value.__module__}.{value.__qualname__}"
-        known = name.partition(".")[0] in LIBRARIES or any(value is other for other in self.seen)
+        library = name.partition(".")[0] in LIBRARIES and not getattr(value, "__closure__", None)
+        known = library or any(value is other for other in self.seen)
         self.seen.append(value)
         return (str, (name,)) if known else (list, ([name, *contents(value)],))
 

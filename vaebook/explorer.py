@@ -97,8 +97,7 @@ def explorer(model: VAE, x: Tensor, labels: Tensor | None, shape: tuple[int, int
             "shape": shape, "widths": widths, "scales": pack(scales), "weights": pack(weights, "<i2"),
             "logSigmaDec": pack(model.decoder.log_sigma_dec),  # type: ignore[arg-type]
             "codes": pack(torch.cat([q.mu, q.log_sigma], -1)),  # (n, 4)
-            "labels": None if labels is None else labels.tolist(),
-            "chosen": chosen, "images": pack(x[chosen]),
+            "labels": None if labels is None else labels.tolist(), "chosen": chosen, "images": pack(x[chosen]),
             "means": pack(means),  # (k, 2): E_q[log p_θ(x|z)] and the KL
         }  # fmt: skip
         f = model.decode(q_chosen.mu).mean
