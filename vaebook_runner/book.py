@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -61,8 +62,12 @@ def render(book: Book, jobs: Sequence[Job]) -> Path:
         click.echo("the pages are up to date", err=True)
         return html / "index.html"
     click.echo("rendering the pages", err=True)
-    fresh = run_sphinx(stage, folder / "render")
-    write_downloads(book, fresh)
+    with ThreadPoolExecutor(1) as meanwhile:
+        scripts = meanwhile.submit(scripts_of, book)
+        fresh = run_sphinx(stage, folder / "render")
+    for source, script in scripts.result().items():
+        shutil.copyfile(source, fresh / "_sources" / "notebooks" / source.name)
+        write_atomically(fresh / "_sources" / "notebooks" / f"{source.stem}.py", script)
     record.unlink(missing_ok=True)
     shutil.rmtree(html, ignore_errors=True)
     fresh.replace(html)
@@ -102,12 +107,8 @@ def run_sphinx(stage: Path, target: Path) -> Path:
     return html
 
 
-def write_downloads(book: Book, html: Path) -> None:
-    """Lay each chapter's source, and its Python script, beside the notebook that Sphinx put there."""
+def scripts_of(book: Book) -> dict[Path, str]:
+    """Each chapter's source with its Python script, which its page offers beside the executed notebook."""
     import jupytext
 
-    folder = html / "_sources" / "notebooks"
-    for source in book.chapters:
-        shutil.copyfile(source, folder / source.name)
-        script = jupytext.writes(read_notebook(source), fmt="py:percent")
-        (folder / f"{source.stem}.py").write_text(script, encoding="utf-8", newline="\n")
+    return {source: jupytext.writes(read_notebook(source), fmt="py:percent") for source in book.chapters}
