@@ -20,6 +20,9 @@ from sources import HEADER
 
 from vaebook_runner import chapters, cli
 
+if sys.platform == "linux":
+    from vaebook_runner import forked
+
 CHAPTER = (
     HEADER
     + """\
@@ -75,17 +78,23 @@ print(os.environ["OMP_NUM_THREADS"], repr(mode))
 """
 )
 
-# The command, with a module in place of the real one, which somebody may edit while the tests run; and with fewer
-# libraries loaded by the process that forks, since each of these commands starts one.
-COMMAND = """\
+# What the process that forks loads here: small chapters need no more, and many tests start one.
+FEW = ["vaebook_runner.warm", "ipykernel.kernelapp", "matplotlib", "numpy"]
+LIGHT = f"""\
 import sys
-from vaebook_runner import chapters
-chapters.vaebook.__file__ = sys.argv.pop(1)
 if sys.platform == "linux":
     from vaebook_runner import forked
-    forked.CONTEXT.set_forkserver_preload(["vaebook_runner.warm", "ipykernel.kernelapp", "matplotlib", "numpy"])
+    forked.CONTEXT.set_forkserver_preload({FEW})
+"""
+# The command, with a module in place of the real one, which somebody may edit while the tests run.
+COMMAND = (
+    LIGHT
+    + """\
+from vaebook_runner import chapters
+chapters.vaebook.__file__ = sys.argv.pop(1)
 from vaebook_runner.cli import main
 sys.exit(main())"""
+)
 
 
 class Book:
@@ -108,6 +117,7 @@ class Book:
         patch.setenv("TALLY", str(self.tally))
         patch.setenv("OMP_NUM_THREADS", "1")
         if sys.platform == "linux":
+            forked.CONTEXT.set_forkserver_preload(FEW)
             forkserver.ensure_running()  # here, since it goes on to work in the folder in which it starts
         patch.chdir(root)
 

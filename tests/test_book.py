@@ -17,6 +17,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+import sweeps
 from small_book import TOC, myst, pretend, printed, write_project
 
 from vaebook_runner import book, chapters
@@ -33,7 +34,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "vaebook_runner", *words]
+    code = sweeps.LIGHT + "from vaebook_runner.cli import main\nsys.exit(main())"
+    return [sys.executable, "-c", code, *words]
 
 
 def environment(**variables: str) -> dict[str, str]:

@@ -763,3 +763,33 @@ def test_names_with_composed_and_decomposed_letters_give_one_split(tmp_path: Pat
             Image.fromarray(picture).save(folder / name)
         loaded.append(load(folder).train)
     assert torch.equal(*loaded)
+
+
+NOISE = np.random.default_rng(1).random((MIN_IMAGES + 1, 4, 3))
+HOLED = np.where(np.arange(NOISE.size).reshape(NOISE.shape) == 5, np.nan, NOISE)  # in image 0
+NUMBERS = np.arange(len(NOISE))
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "said", "mended"),
+    [
+        ({"images": HOLED}, "in image 0. Remove those images", {"images": np.delete(HOLED, 0, axis=0)}),
+        ({"images": HOLED}, "or repair those pixels", {"images": np.nan_to_num(HOLED)}),
+        ({"images": NOISE[:99]}, "Add some", {"images": NOISE}),
+        ({"images": np.full_like(NOISE, 0.5)}, "Save other images", {"images": NOISE}),
+        ({"images": NOISE.astype(complex)}, "Save pixels as such numbers", {"images": NOISE.astype(complex).real}),
+        ({"a": NOISE, "b": NOISE}, "np.savez(path, images=..., labels=...)", {"images": NOISE, "labels": NUMBERS}),
+        ({"images": NOISE, "labels": NUMBERS / 2}, "Save one whole number", {"images": NOISE, "labels": NUMBERS // 2}),
+        ({"images": NOISE, "labels": NUMBERS[:5]}, "or leave the labels out", {"images": NOISE}),
+    ],
+)
+def test_the_remedy_in_words_works(
+    tmp_path: Path, spoilt: dict[str, Array], said: str, mended: dict[str, Array]
+) -> None:
+    path = tmp_path / "mine.npz"
+    np.savez(path, **spoilt)  # type: ignore[arg-type]
+    assert said in message(path)
+    np.savez(path, **mended)  # type: ignore[arg-type]
+    images = load(path)
+    assert len(images.train) + len(images.validation) + len(images.test) == len(mended["images"])
+    assert (images.train_labels is None) == ("labels" not in mended)
