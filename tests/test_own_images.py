@@ -188,7 +188,7 @@ def spoilt(value: float) -> Array:
     return images
 
 
-@row("values far below white", "images of one colour, or all the same", "fewer than a hundred images")
+@row("values far below white", "every image of one colour, or all identical", "fewer than a hundred images")
 @pytest.mark.parametrize(
     ("array", "wanted"),
     [
