@@ -560,6 +560,28 @@ def test_two_sweeps_on_one_folder_share_the_work(book: Book) -> None:
     assert len(list(book.runs.iterdir())) == 12
 
 
+def test_a_run_whose_files_changed_meanwhile_is_not_recorded_as_done(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "fingerprint", lambda state, values, folder: "0" * 20)  # as after the execution
+    code, _, error = book.sweep("--seeds", "1")
+    assert code == 1
+    assert "files that a parameter names, or packages, are others than when the command began" in error + str(
+        book.only_record("failed")["error"]
+    )
+
+
+def test_a_sweep_says_once_what_it_waits_for(
+    book: Book, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sweep, "SECONDS_OF_PATIENCE", -1)
+    (job,) = plan_sweep(book.chapter, book.runs, {}, {})
+    ends = iter(["elsewhere", "elsewhere", "done"])
+    with ThreadPoolExecutor(1) as executor:
+        assert sweep.perform_all([job], executor, lambda _: next(ends)) == {job.id: "done"}
+    assert capsys.readouterr().err.count(f"at which another process is: {book.runs / f'.{job.name}.lock'}") == 1
+
+
 # What a run costs beyond its cells
 
 

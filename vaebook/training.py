@@ -92,6 +92,7 @@ def train(
         TypeError: a setting is no number.
         ValueError: a setting is out of range, the data or the loss's terms have the wrong shape, or the checkpoint
             is damaged or of another run, or the loss or the schedule cannot be compared with another run's.
+        FileNotFoundError: the folder of the checkpoint does not exist.
         FloatingPointError: J is no longer finite; the last good checkpoint is kept.
 
     Source: :eq:`def-loss` of the book; Kingma and Ba 2015 (Adam).
@@ -110,13 +111,14 @@ def train(
     epochs, batch_size, n_samples, seed = map(int, (epochs, batch_size, n_samples, seed))
     learning_rate = float(learning_rate)
     check_data(model, x_train, x_validation, batch_size)
-    weights = next(model.parameters())
-    home = weights.device
+    history, path = History(), Path(checkpoint) if checkpoint is not None else None
+    if path is not None and not path.parent.is_dir():
+        raise FileNotFoundError(f"checkpoint needs a folder that exists, got {path}; create {path.parent} first")
+    home = next(model.parameters()).device
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
     model.to(device)
     x_train, x_validation = x_train.to(device), x_validation.to(device)
     generator = Generator(device).manual_seed(seed)
-    history, path = History(), Path(checkpoint) if checkpoint is not None else None
     try:
         check_loss(model, x_train, x_validation, n_samples, seed, loss)
         optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
@@ -127,10 +129,6 @@ def train(
                 # If the schedule varies, a different number of epochs changes the run from its first step.
                 epochs_of_schedule=0 if schedule is constant else epochs,
             )  # fmt: skip
-            if not path.parent.is_dir():
-                raise FileNotFoundError(
-                    f"checkpoint needs a folder that exists, got {path}; create {path.parent} first"
-                )
             if path.exists():
                 history = History(*load_checkpoint(path, model, optimiser, generator, run, epochs))
         for epoch in epochs_with_progress(len(history), epochs, history):
