@@ -15,7 +15,7 @@ CHAPTERS ?= notebooks
 CPU_WHEELS ?=
 # Of the benchmarks, such as "epoch likelihood"; none is all.
 PARTS ?=
-CODE := vaebook vaebook_runner tests benchmarks jupyterlab conftest.py
+CODE := vaebook vaebook_runner pages tests benchmarks jupyterlab conftest.py
 
 .DEFAULT_GOAL := help
 .PHONY: help book pdf test test-portable mutants bench lab refresh lint lock clean distclean

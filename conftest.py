@@ -25,8 +25,9 @@ if sys.platform == "linux":
     # Here, before a test can change the environment: it notes what the process that forks kernels starts with.
     from vaebook_runner import forked
 
-# `pytest notebooks --nbval` collects nothing in tests/, so nothing else would put it on the path.
-sys.path.insert(0, str(Path(__file__).parent / "tests"))
+# `pytest notebooks --nbval` collects nothing in tests/, so nothing else would put it on the path; and what renders the
+# book's pages is on Sphinx's path alone.
+sys.path[:0] = [str(Path(__file__).parent / folder) for folder in ("tests", "pages/_ext")]
 pytest_plugins = ["pytester", "outputs"]
 
 

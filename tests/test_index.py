@@ -21,8 +21,11 @@ A title
 Further reading
 ---------------
 """
-CONFIGURATION = """
-extensions = ["sphinx.ext.mathjax", "vaebook_runner.pages"]
+CONFIGURATION = f"""
+import sys
+sys.path.append({str(ROOT / "pages" / "_ext")!r})
+extensions = ["sphinx.ext.mathjax", "sphinxcontrib.bibtex", "book_pages"]
+bibtex_bibfiles = []
 html_theme = "sphinx_book_theme"
 """
 

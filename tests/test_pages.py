@@ -23,10 +23,11 @@ import pytest
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 
+import nbformat
 from axe_playwright_python.sync_playwright import Axe
+from book_pages import adapt_theme, offer_downloads
+from left_over import left_over
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
-
-from vaebook_runner.pages import adapt_theme
 
 HTML = Path(__file__).parents[1] / "_build" / "html"
 PAGES = sorted(path.relative_to(HTML).as_posix() for path in HTML.rglob("*.html") if "_static" not in path.parts)
@@ -299,11 +300,11 @@ def test_a_page_has_no_script_from_another_site(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", CHAPTERS)
-def test_a_chapter_is_offered_as_notebook_as_myst_and_as_script(page: str) -> None:
+def test_a_chapter_is_offered_as_plain_notebook_and_as_myst(page: str) -> None:
     name = page.removesuffix(".html")
-    for suffix in (".ipynb", ".md", ".py"):
+    for suffix in (".ipynb", ".md"):
         assert f"../_sources/{name}{suffix}" in anchors(page).links
-    compile((HTML / "_sources" / f"{name}.py").read_text(encoding="utf-8"), name, "exec")
+    assert left_over(nbformat.read(HTML / "_sources" / f"{name}.ipynb", as_version=4)) == []
     assert "Reading time: about" in (HTML / page).read_text(encoding="utf-8")
 
 
@@ -449,7 +450,8 @@ def test_the_first_page_is_soon_interactive(browser: Browser, address: str) -> N
     ("written", "environment", "address", "launch"),
     [
         ("", {}, None, None),
-        ("", {"GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "a/b"}, "https://github.com/a/b", None),
+        ("", {"GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "a/b"}, "https://github.com/a/b",
+         {"colab_url": "https://colab"}),
         ("https://github.com/c/d", {}, "https://github.com/c/d", {"colab_url": "https://colab"}),
         ("https://github.com/c/d", {"GITHUB_SERVER_URL": "x", "GITHUB_REPOSITORY": "y"}, "https://github.com/c/d",
          {"colab_url": "https://colab"}),
@@ -469,3 +471,17 @@ def test_the_buttons_lead_to_the_repository_that_is_written_down_or_publishes_th
     assert (options.get("repository_url") or None) == address
     assert options.get("launch_buttons") == launch
     assert options.get("use_source_button", False) is bool(address)
+
+
+def test_colab_and_binder_open_the_plain_notebooks() -> None:
+    binder, colab = "https://binder/v2/gh/main/main", "https://colab/github/main/main"
+    urls = [f"{binder}/main?urlpath=lab/tree/notebooks/01_kl.ipynb", f"{colab}/blob/main/notebooks/01_kl.ipynb"]
+    buttons = {"label": "launch-buttons", "buttons": [{"url": url} for url in urls]}
+    downloads = {"label": "download-buttons", "buttons": [{"text": "source"}, {"text": ".pdf"}]}
+    context = {"header_buttons": [downloads, buttons], "pathto": lambda path, _: path}
+    offer_downloads(None, "notebooks/01_kl", "", context, None)  # type: ignore[arg-type]
+    assert [button["url"] for button in buttons["buttons"]] == [
+        f"{binder}/plain?urlpath=lab/tree/notebooks/01_kl.ipynb",
+        f"{colab}/blob/plain/notebooks/01_kl.ipynb",
+    ]
+    assert [button["text"] for button in downloads["buttons"]] == [".ipynb", ".md", ".pdf"]

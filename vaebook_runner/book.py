@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +15,10 @@ from vaebook_runner.chapters import Book, read_notebook
 from vaebook_runner.execute import cores
 from vaebook_runner.files import Failed, digest, files_below, write_atomically
 from vaebook_runner.jobs import Job
+from vaebook_runner.plain import Names, names_of, plain
 from vaebook_runner.sweep import here, sweep
 
-RENDERERS = [Path(__file__).with_name(name) for name in ("book.py", "checks.py", "pages.py")]  # pages depend on them
+RENDERERS = [Path(__file__).with_name(name) for name in ("book.py", "checks.py", "plain.py")]  # pages depend on them
 
 
 def execute_changed(jobs: Sequence[Job], at_once: int | None) -> None:
@@ -62,12 +62,10 @@ def render(book: Book, jobs: Sequence[Job]) -> Path:
         click.echo("the pages are up to date", err=True)
         return html / "index.html"
     click.echo("rendering the pages", err=True)
-    with ThreadPoolExecutor(1) as meanwhile:
-        scripts = meanwhile.submit(scripts_of, book)
-        fresh = run_sphinx(stage, folder / "render")
-    for source, script in scripts.result().items():
-        shutil.copyfile(source, fresh / "_sources" / "notebooks" / source.name)
-        write_atomically(fresh / "_sources" / "notebooks" / f"{source.stem}.py", script)
+    fresh = run_sphinx(stage, folder / "render")
+    if (references := fresh / "references.json").is_file():  # for JupyterLab and for runs, which render no pages
+        write_atomically(book.root / "notebooks" / "references.json", references.read_text(encoding="utf-8"))
+    offer(jobs, fresh / "_sources" / "notebooks", names_of(book.root))
     record.unlink(missing_ok=True)
     shutil.rmtree(html, ignore_errors=True)
     fresh.replace(html)
@@ -79,7 +77,7 @@ def render(book: Book, jobs: Sequence[Job]) -> Path:
 def lay_out(book: Book, jobs: Sequence[Job], stage: Path) -> None:
     """Lay out a folder with what Sphinx reads and nothing else."""
     shutil.rmtree(stage, ignore_errors=True)
-    shutil.copytree(book.root / "pages", stage / "pages")
+    shutil.copytree(book.root / "pages", stage / "pages", ignore=shutil.ignore_patterns("__pycache__"))
     (stage / "notebooks").mkdir()
     for name in ("_config.yml", "_toc.yml"):
         shutil.copyfile(book.root / name, stage / name)
@@ -107,8 +105,11 @@ def run_sphinx(stage: Path, target: Path) -> Path:
     return html
 
 
-def scripts_of(book: Book) -> dict[Path, str]:
-    """Each chapter's source with its Python script, which its page offers beside the executed notebook."""
-    import jupytext
+def offer(jobs: Sequence[Job], folder: Path, names: Names) -> None:
+    """Write what a chapter's page offers for download: the executed chapter as a plain notebook, and its source."""
+    import nbformat
 
-    return {source: jupytext.writes(read_notebook(source), fmt="py:percent") for source in book.chapters}
+    for job in jobs:
+        chapter = plain(nbformat.read(job.notebook, as_version=4), f"notebooks/{job.name}", names)
+        write_atomically(folder / f"{job.name}.ipynb", nbformat.writes(chapter) + "\n")
+        shutil.copyfile(job.source, folder / f"{job.name}.md")

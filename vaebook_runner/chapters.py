@@ -13,6 +13,8 @@ import yaml  # type: ignore[import-untyped]
 import vaebook
 from vaebook_runner.files import UsageError, files_below
 
+MADE = 'content="vaebook run"'  # in the head of a page that a run has written
+
 
 class Book(NamedTuple):
     root: Path
@@ -92,7 +94,8 @@ def made_from(source: Path) -> list[Path]:
 
 
 def was_executed(path: Path) -> bool:
-    """Whether a file is a notebook that papermill has executed."""
+    """Whether a file is a notebook that papermill has executed, or a page of one."""
     with suppress(OSError, ValueError, TypeError):
-        return "papermill" in json.loads(path.read_text(encoding="utf-8"))["metadata"]
+        content = path.read_text(encoding="utf-8")
+        return MADE in content if path.suffix == ".html" else "papermill" in json.loads(content)["metadata"]
     return False

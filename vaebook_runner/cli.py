@@ -15,9 +15,10 @@ import click
 
 from vaebook import __version__
 from vaebook_runner import book as books, pairs, sweep as sweeps
-from vaebook_runner.chapters import find_notebook, read_book, read_notebook, was_executed
+from vaebook_runner.chapters import find_notebook, find_root, read_book, read_notebook, was_executed
 from vaebook_runner.execute import cores, execute, settle
 from vaebook_runner.files import Failed, UsageError, printable
+from vaebook_runner.html_page import check_parts, write_html
 from vaebook_runner.jobs import Job, plan_book, plan_sweep
 from vaebook_runner.parameters import parameters_of, read_parameter_file, values_of
 
@@ -91,13 +92,19 @@ def commands() -> None:
 @click.argument("notebook")
 @values
 @params_file
-@click.option("-o", "--out", type=FILE, metavar="OUT.ipynb", help="Executed copy (default: STEM.out.ipynb here).")
+@click.option("-o", "--out", type=FILE, metavar="OUT", help="A .ipynb (default: STEM.out.ipynb here) or .html.")
 def run(notebook: str, values: Pairs, params: Path | None, out: Path | None) -> None:
-    """Execute a chapter, given by its stem (08_training) or as a path to .md or .ipynb, and keep the executed copy."""
+    """Execute a chapter, given by its stem (08_training) or as a path to .md or .ipynb, and keep the executed copy.
+
+    As OUT.html it is one page to send and to read: no notebook beside it, no network.
+    """
     source = find_notebook(notebook)
     out = writable(out or Path(f"{source.stem}.out.ipynb"), "OUT")
-    if out.suffix != ".ipynb" or out.resolve() == source.resolve() or out.with_suffix(".md").is_file():
-        raise UsageError(f"OUT needs to end in .ipynb and not to be a notebook with a source of its own, got {out}")
+    if out.suffix == ".html":
+        check_parts()
+    elif out.suffix != ".ipynb" or out.resolve() == source.resolve() or out.with_suffix(".md").is_file():
+        wanted = "to end in .ipynb or .html, and not to be a notebook with a source of its own"
+        raise UsageError(f"OUT needs {wanted}, got {out}")
     content = read_notebook(source)
     parsed = values_of(parameters_of(content, source.stem), given(values, params), defaults=False)
     with suppress(UsageError):  # of the other file, which nobody asked for
@@ -105,12 +112,16 @@ def run(notebook: str, values: Pairs, params: Path | None, out: Path | None) -> 
             click.echo(f"{source.name} is run, and its pair differs: see vaebook refresh --check", err=True)
     if out.exists() and not was_executed(out):
         raise UsageError(f"OUT would overwrite {out}, which no run has made; give another name")
-    target = out.with_suffix(".part.ipynb") if out.exists() else out  # what an earlier run made stays if this one fails
+    # What an earlier run made stays if this one fails.
+    target = out.with_suffix(".part.ipynb") if out.exists() or out.suffix == ".html" else out
     try:
         execute(content, target, parsed, name=source.stem, progress=sys.stderr.isatty())
     except Failed as error:
         raise Failed(f"{error.message}\n\nthe part that ran is kept in {target}") from None
-    if target != out:
+    if out.suffix == ".html":
+        write_html(target, f"notebooks/{source.stem}", find_root(source.parent), out)
+        target.unlink()
+    elif target != out:
         target.replace(out)
     click.echo(out)
 

@@ -1,4 +1,4 @@
-"""What the pages need beyond their theme: a Sphinx extension, named in ``_config.yml``."""
+"""What the book's pages need beyond their theme: a Sphinx extension, named in ``_config.yml``."""
 
 import json
 import math
@@ -14,7 +14,8 @@ from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
 CHAPTERS = "notebooks/"
-FORMATS = {"ipynb": ("code", "executed notebook"), "md": ("file", "source"), "py": ("file-code", "script")}
+FORMATS = {"ipynb": ("code", "notebook for any Jupyter"), "md": ("file", "source")}
+PLAIN_BRANCH = "plain"  # to which .github/workflows pushes the plain notebooks
 WORDS_PER_MINUTE = 200  # of a text with derivations, which are read slowly and are not counted
 
 
@@ -26,6 +27,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", adapt_theme)
     app.connect("doctree-read", add_reading_time)
     app.connect("env-check-consistency", write_equations)
+    app.connect("env-check-consistency", write_references)
     app.connect("env-updated", add_index_entries)
     app.connect("doctree-resolved", fit_text)
     app.connect("html-page-context", link_source, priority=400)  # before the theme makes its buttons
@@ -39,12 +41,12 @@ def adapt_theme(app: Sphinx, config: Any) -> None:
     options = config.html_theme_options
     # A search box in the header would bring hidden ☰ buttons, and the visible ones would do nothing.
     options["navbar_persistent"] = []
+    published = [os.environ.get("GITHUB_SERVER_URL"), os.environ.get("GITHUB_REPOSITORY")]
+    if not options.get("repository_url") and all(published):
+        options["repository_url"] = "/".join(map(str, published))  # where a push publishes the pages
     launch = options.pop("launch_buttons", {})
     if options.get("repository_url"):
         options["launch_buttons"] = {name: url for name, url in launch.items() if url}
-    elif all(here := [os.environ.get("GITHUB_SERVER_URL"), os.environ.get("GITHUB_REPOSITORY")]):
-        options["repository_url"] = "/".join(map(str, here))  # where a push publishes the pages
-    if options.get("repository_url"):
         options |= dict.fromkeys(("use_repository_button", "use_source_button", "use_issues_button"), True)
     config.html_scaled_image_link = False  # a figure is no link to itself
     app.registry.css_files[:] = [file for file in app.registry.css_files if file[0] != "sphinx-thebe.css"]
@@ -115,14 +117,16 @@ def link_source(app: Sphinx, page: str, template: str, context: dict[str, Any], 
 
 
 def offer_downloads(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """Offer a chapter as notebook, as MyST and as Python script (``vaebook_runner.book`` writes them)."""
-    if page.startswith(CHAPTERS):
-        group = next(group for group in context["header_buttons"] if group["label"] == "download-buttons")
-        button = group["buttons"].pop(0)
-        for suffix, (icon, what) in FORMATS.items():
-            url = context["pathto"](f"_sources/{page}.{suffix}", 1)
-            link = {"url": url, "text": f".{suffix}", "icon": f"fas fa-{icon}", "tooltip": f"Download {what}"}
-            group["buttons"].insert(-1, button | link)
+    """Offer a chapter as a plain notebook and as MyST (``vaebook_runner.book`` writes both), and where to run it."""
+    groups = {group["label"]: group["buttons"] for group in context["header_buttons"] if page.startswith(CHAPTERS)}
+    for suffix, (icon, what) in FORMATS.items() if groups else ():
+        url = context["pathto"](f"_sources/{page}.{suffix}", 1)
+        link = {"url": url, "text": f".{suffix}", "icon": f"fas fa-{icon}", "tooltip": f"Download {what}"}
+        groups["download-buttons"].insert(-1, groups["download-buttons"][0] | link)
+    if groups:
+        del groups["download-buttons"][0]
+    for button in groups.get("launch-buttons", []):  # Colab and Binder know no MyST
+        button["url"] = re.sub(r"/main(?=\?urlpath|/notebooks)", f"/{PLAIN_BRANCH}", button["url"])
 
 
 def prune_mathjax(app: Sphinx, error: Exception | None) -> None:
@@ -130,3 +134,30 @@ def prune_mathjax(app: Sphinx, error: Exception | None) -> None:
     for bundle in Path(app.outdir, "_static", "mathjax").glob("*.js"):
         if bundle.name != Path(app.config.mathjax_path).name:
             bundle.unlink()
+
+
+def write_references(app: Sphinx, env: Any) -> None:
+    """Write the numbers of equations and figures, titles, and the names behind citations, for plain notebooks."""
+
+    def number(page: str, kind: str, anchor: str) -> str:
+        return ".".join(map(str, env.toc_fignumbers.get(page, {}).get(kind, {}).get(anchor, ())))
+
+    def authors(persons: list[Any]) -> str:
+        names = [" ".join(map(str, [*person.rich_prelast_names, *person.rich_last_names])) for person in persons]
+        return " and ".join(names) if len(names) < 3 else f"{names[0]} et al."
+
+    labels, entries = env.get_domain("std").data, env.get_domain("cite").bibdata.data.entries
+    equations = env.get_domain("math").data["objects"].items()
+    found = {
+        "equations": {n: [page, number(page, "displaymath", f"equation-{n}")] for n, (page, _) in equations},
+        "figures": {n: [page, number(page, "figure", anchor)] for n, (page, anchor) in labels["anonlabels"].items()},
+        "titles": {n: [page, str(title)] for n, (page, _, title) in labels["labels"].items() if "/" in page},
+        "citations": {
+            key: [authors(entry.persons.get("author") or entry.persons["editor"]), entry.fields["year"]]
+            for key, entry in entries.items()
+        },
+    }
+    found["figures"] = {name: place for name, place in found["figures"].items() if place[1]}
+    Path(app.outdir, "references.json").write_text(
+        json.dumps(found, ensure_ascii=False, indent=0) + "\n", encoding="utf-8"
+    )
