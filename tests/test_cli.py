@@ -187,6 +187,25 @@ def test_a_failed_cell_is_shown_and_what_ran_is_kept(
     assert "after\n" not in kept
 
 
+def test_a_run_can_be_a_page_and_a_failed_one_keeps_the_former_page(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "letter.html").write_text("by hand")
+    before = tree(project)
+    assert cli.main([*RUN, "-o", "letter.html"]) == 2
+    assert "OUT would overwrite letter.html, which no run has made" in capsys.readouterr().err
+    assert cli.main([*RUN, "-p", "epochs", "5", "-o", "run.html"]) == 0, capsys.readouterr().err
+    assert tree(project).keys() - before.keys() == {str(project / "run.html")}
+    page = (project / "run.html").read_text(encoding="utf-8")
+    assert "<title>08_training</title>" in page
+    assert "after\n" in page
+    (project / "notebooks" / "08_training.md").write_text(CHAPTER.replace("LAST", "epochs / 0"))
+    assert cli.main([*RUN, "-o", "run.html"]) == 1
+    assert "the part that ran is kept in run.part.ipynb" in capsys.readouterr().err
+    assert (project / "run.html").read_text(encoding="utf-8") == page
+    assert outputs(project / "run.part.ipynb")[0] == "started\n"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals are those of Linux and macOS")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_interrupted_stops_its_kernel_and_keeps_what_ran(project: Path, number: signal.Signals) -> None:

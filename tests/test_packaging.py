@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import os
 import re
 import shutil
 import subprocess
@@ -39,6 +40,15 @@ def test_environment_yml_is_held_to_pyproject() -> None:
     assert python == f"python{PROJECT['requires-python']}"
     assert pip == "pip"
     assert rest == {"pip": [f"-e .[{','.join(sorted(EXTRAS))}]"]}  # all of its packages, and no others
+
+
+def test_binder_gets_what_the_chapters_and_the_command_need_and_a_torch_for_cpus() -> None:
+    environment = yaml.safe_load((ROOT / ".binder" / "environment.yml").read_text(encoding="utf-8"))
+    there = {package.partition("=")[0] for package in environment["dependencies"]}
+    conda = {"torch": "pytorch-cpu", "matplotlib": "matplotlib-base", "jupyter-client": "jupyter_client"}
+    needed = names([*PROJECT["dependencies"], *EXTRAS["run"]])
+    assert there == {conda.get(name, name) for name in needed} | {"python", "pip", "jupyterlab"}
+    assert os.access(ROOT / ".binder" / "postBuild", os.X_OK)
 
 
 def test_the_lock_holds_every_dependency_with_hashes_and_no_address() -> None:

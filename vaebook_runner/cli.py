@@ -100,9 +100,7 @@ def run(notebook: str, values: Pairs, params: Path | None, out: Path | None) -> 
     """
     source = find_notebook(notebook)
     out = writable(out or Path(f"{source.stem}.out.ipynb"), "OUT")
-    if out.suffix == ".html":
-        check_parts()
-    elif out.suffix != ".ipynb" or out.resolve() == source.resolve() or out.with_suffix(".md").is_file():
+    if out.suffix not in (".ipynb", ".html") or out.resolve() == source.resolve() or out.with_suffix(".md").is_file():
         wanted = "to end in .ipynb or .html, and not to be a notebook with a source of its own"
         raise UsageError(f"OUT needs {wanted}, got {out}")
     content = read_notebook(source)
@@ -112,16 +110,17 @@ def run(notebook: str, values: Pairs, params: Path | None, out: Path | None) -> 
             click.echo(f"{source.name} is run, and its pair differs: see vaebook refresh --check", err=True)
     if out.exists() and not was_executed(out):
         raise UsageError(f"OUT would overwrite {out}, which no run has made; give another name")
+    page = out.suffix == ".html" and check_parts()
     # What an earlier run made stays if this one fails.
-    target = out.with_suffix(".part.ipynb") if out.exists() or out.suffix == ".html" else out
+    target = out.with_suffix(".part.ipynb") if page or out.exists() else out
     try:
         execute(content, target, parsed, name=source.stem, progress=sys.stderr.isatty())
     except Failed as error:
         raise Failed(f"{error.message}\n\nthe part that ran is kept in {target}") from None
-    if out.suffix == ".html":
+    if page:
         write_html(target, f"notebooks/{source.stem}", find_root(source.parent), out)
         target.unlink()
-    elif target != out:
+    else:
         target.replace(out)
     click.echo(out)
 

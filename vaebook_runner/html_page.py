@@ -8,21 +8,7 @@ from vaebook_runner.files import UsageError, write_atomically
 from vaebook_runner.plain import names_of, plain
 
 # JupyterLab's own look, with the script for formulas inside the page in place of remote ones.
-TEMPLATE = f"""\
-{{% extends 'lab/index.html.j2' %}}
-{{% block html_head_js %}}<meta name="generator" {MADE}>
-<style>main {{ max-width: 60rem; margin: auto }}</style>
-<script>
-MathJax = {{ tex: {{ inlineMath: [["$", "$"]] }}, options: {{ enableMenu: false, ignoreHtmlClass: "highlight" }} }}
-</script>
-<script>{{{{ resources.mathjax }}}}</script>
-{{% endblock %}}
-{{% block html_head_js_mathjax %}}{{% endblock %}}
-{{% block html_head_js_mermaidjs %}}{{% endblock %}}
-{{% block input_group %}}
-{{% set fold = cell.metadata.get("jupyter", {{}}).get("source_hidden") %}}
-{{{{ "<details><summary>code</summary>" if fold }}}}{{{{ super() }}}}{{{{ "</details>" if fold }}}}
-{{% endblock %}}"""
+TEMPLATE = Path(__file__).with_name("html_page.j2")
 
 
 def check_parts() -> Path:
@@ -42,5 +28,5 @@ def write_html(executed: Path, page: str, root: Path | None, path: Path) -> None
     notebook = plain(nbformat.read(executed, as_version=4), page, names)
 
     mathjax = check_parts().read_text(encoding="utf-8").replace("</script", r"<\/script")
-    resources = {"metadata": {"name": Path(page).name}, "mathjax": mathjax}
-    write_atomically(path, HTMLExporter(raw_template=TEMPLATE).from_notebook_node(notebook, resources)[0])
+    resources = {"metadata": {"name": Path(page).name}, "mathjax": mathjax, "made": MADE}
+    write_atomically(path, HTMLExporter(raw_template=TEMPLATE.read_text()).from_notebook_node(notebook, resources)[0])
