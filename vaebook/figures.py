@@ -105,7 +105,7 @@ def scatter_classes(points: np.ndarray, labels: np.ndarray, ax: Axes) -> None:
     for label in np.unique(labels):
         chosen = labels == label
         x, y = points[chosen].T
-        ax.scatter(x, y, s=50, marker=f"${label}$", color=colours[int(label) % 10], linewidth=0.2, label=str(label))
+        ax.scatter(x, y, s=40, marker=f"${label}$", color=colours[int(label) % 10], linewidth=0.2, label=str(label))
 
 
 def prior_quantiles(n: int) -> Tensor:
