@@ -190,6 +190,18 @@ def test_numerals_contrast_with_the_background() -> None:
             assert (bright + 0.05) / (dim + 0.05) > 4.5
 
 
+def test_in_dark_mode_the_frames_of_turned_images_come_out_in_the_colours_of_z_and_x() -> None:
+    dark = (FOLDER / "explorer.css").read_text(encoding="utf-8").split('[data-theme="dark"]')[1]
+    colours = dict(re.findall(r"--([a-z-]+): #([0-9a-f]{6});", dark))
+    channels = {name: torch.tensor(list(bytes.fromhex(colour))) / 255 for name, colour in colours.items()}
+    (turn,) = (float(share) for share in re.findall(r"--turn: invert\(([\d.]+)\)", dark))
+    for name in ("z", "x"):
+        turned = turn + (1 - 2 * turn) * channels[f"{name}-frame"]
+        assert (turned - channels[name]).abs().max() < 0.08  # no channel comes out as 0
+    white = turn + (1 - 2 * turn)
+    assert white == pytest.approx(channels["paper"].max().item(), abs=0.002)
+
+
 # The computations of the page
 
 

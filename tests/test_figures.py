@@ -1,14 +1,23 @@
 """Figures show their tensors, and draw no random numbers."""
 
+import ast
 from collections.abc import Iterator
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from matplotlib.collections import EllipseCollection
+from matplotlib.text import Text
 
 from vaebook import figures
+from vaebook_runner.chapters import read_notebook
+
+ROOT = Path(__file__).parent.parent
+CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9]*.md"))
+SMALLEST = 10  # points
+WIDEST = 5.6  # inches
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +100,51 @@ def test_no_figure_draws_a_random_number() -> None:
 def test_errors(draw: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw()  # type: ignore[operator]
+
+
+# --- type that can be read, also where a figure shrinks to the width of a telephone ---
+
+TELEPHONE = 327  # pixels that a screen of 375 leaves for a figure
+
+
+def sizes_in(code: str) -> list[object]:
+    """What is wrong with the sizes that Python code gives: widths in inches above the widest, type below the smallest."""
+    wrong = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.keyword) and node.arg == "figsize" and isinstance(node.value, ast.Tuple):
+            width = ast.literal_eval(node.value.elts[0])
+            wrong += [width] * (width > WIDEST)
+        elif isinstance(node, ast.keyword) and node.arg in ("fontsize", "labelsize", "titlesize", "title_fontsize"):
+            size = ast.literal_eval(node.value)
+            wrong += [size] * (isinstance(size, str) or size < SMALLEST)
+    return wrong
+
+
+def test_wrong_sizes_are_found() -> None:
+    code = "f(figsize=(7, 3), fontsize=9)\ng(labelsize='small', size=3)\nh(figsize=(5.6, 9), fontsize=10)"
+    assert sizes_in(code) == [7, 9, "small"]
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_no_chapter_draws_small_type_or_a_figure_that_shrinks_much(chapter: Path) -> None:
+    cells = [cell.source for cell in read_notebook(chapter).cells if cell.cell_type == "code"]
+    assert [wrong for cell in cells for wrong in sizes_in(cell)] == []
+
+
+@pytest.mark.parametrize("module", ["figures", "explorer"])
+def test_no_function_draws_small_type_or_a_figure_that_shrinks_much(module: str) -> None:
+    assert sizes_in((ROOT / "vaebook" / f"{module}.py").read_text(encoding="utf-8")) == []
+
+
+def test_the_style_has_type_of_ten_points_which_are_eight_pixels_on_a_telephone() -> None:
+    figures.use_style()
+    assert plt.rcParams["figure.figsize"][0] == WIDEST
+    ax = figures.manifold(images(9), (3, 4), plt.subplots()[1])
+    ax.plot([1, 10], [0, 1], label="a line")
+    ax.legend(title="title")
+    ax.set_title("title")
+    ax.figure.suptitle("title")
+    ax.figure.canvas.draw()
+    sizes = {text.get_fontsize() for text in ax.figure.findobj(Text)}
+    assert min(sizes) >= SMALLEST
+    assert SMALLEST * 96 / 72 * TELEPHONE / (96 * WIDEST) > 8

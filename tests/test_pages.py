@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import io
 import re
 import shutil
 import statistics
@@ -19,7 +20,9 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 
@@ -389,6 +392,33 @@ def test_figures_are_as_large_as_drawn_even_before_they_arrive(
             assert high == pytest.approx(wide * rows / columns, abs=1)
         for here, there in zip(before, after, strict=True):
             assert here[:3] == pytest.approx(there[:3], abs=1)
+
+
+def luminance(pixels: np.ndarray) -> np.ndarray:
+    """WCAG's relative luminance of red, green and blue in [0, 255], ``(..., 3)`` -> ``(...)``."""
+    share = pixels / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    return linear @ np.array([0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_figure_has_the_page_s_paper_and_ink_that_stands_out(
+    browser: Browser, address: str, width: int, scheme: str
+) -> None:
+    with browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme) as context:
+        page = context.new_page()
+        page.goto(address + EIGHTH)
+        page.wait_for_function(f"document.documentElement.dataset.theme === '{scheme}'")
+        figure = page.locator("div.cell_output img:visible").first
+        shot = Image.open(io.BytesIO(figure.screenshot())).convert("RGB")
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    pixels = np.asarray(shot, dtype=float)
+    corners = pixels[[2, 2, -3, -3], [2, -3, 2, -3]]
+    np.testing.assert_allclose(corners, [[float(part) for part in re.findall(r"\d+", paper)]] * 4, atol=2)
+    light = luminance(pixels)
+    assert (light.max() + 0.05) / (light.min() + 0.05) > 7  # text and paper
+    assert (np.median(light) < 0.05) == (scheme == "dark")
 
 
 def source(page: str) -> str:

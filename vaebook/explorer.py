@@ -167,8 +167,8 @@ def pack(values: Tensor, dtype: str = "<f4") -> str:
 def picture(q: DiagonalGaussian, labels: Tensor | None, pairs: Tensor, shape: tuple[int, int]) -> bytes:
     """The static picture as PNG: the plane, and images beside reconstructions, as pairs ``(2k, d)``."""
     with plt.style.context(figures.STYLE):
-        figure = Figure(figsize=(6.4, 5))  # a notebook would show a plt.figure twice
-        left, right = figure.subplots(1, 2, width_ratios=(5, 1))
+        figure = Figure(figsize=(5.6, 4.4))  # a notebook would show a plt.figure twice
+        left, right = figure.subplots(1, 2, width_ratios=(4, 1))
         figures.latent_map(q.mu, labels, q.sigma, left)
         figures.image_grid(pairs, shape, 2, right, "$x$ and $f_\\theta(\\mu(x))$")
         file = io.BytesIO()

@@ -74,7 +74,7 @@ def latent_map(mu: Tensor, labels: Tensor | None = None, sigma: Tensor | None = 
     """
     if mu.ndim != 2 or mu.shape[1] != 2:
         raise ValueError(f"mu needs shape (n, 2), got {tuple(mu.shape)}; choose two latent dimensions")
-    ax = axes_or_new(ax, figsize=(6, 5))
+    ax = axes_or_new(ax, figsize=(5.6, 4.8))
     points = mu.detach().cpu().numpy()
     if sigma is not None:
         widths = 2 * sigma.detach().cpu().numpy()
@@ -105,7 +105,7 @@ def scatter_classes(points: np.ndarray, labels: np.ndarray, ax: Axes) -> None:
     for label in np.unique(labels):
         chosen = labels == label
         x, y = points[chosen].T
-        ax.scatter(x, y, s=22, marker=f"${label}$", color=colours[int(label) % 10], linewidth=0.2, label=str(label))
+        ax.scatter(x, y, s=40, marker=f"${label}$", color=colours[int(label) % 10], linewidth=0.2, label=str(label))
 
 
 def prior_quantiles(n: int) -> Tensor:
@@ -135,7 +135,7 @@ def manifold(f: Tensor, shape: tuple[int, int], ax: Axes | None = None) -> Axes:
     n = math.isqrt(len(f))
     if n * n != len(f):
         raise ValueError(f"f needs n² rows, got {len(f)}; decode prior_quantiles(n)")
-    ax = axes_or_new(ax, figsize=(6, 6))
+    ax = axes_or_new(ax, figsize=(5.6, 5.6))
     ax.imshow(tile(f, shape, columns=n), vmin=0, vmax=1, extent=(0, 1, 0, 1))
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_ticks([0.1, 0.5, 0.9])
