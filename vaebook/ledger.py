@@ -6,12 +6,12 @@
 import html
 import math
 import re
+from decimal import Decimal
 from typing import Any, Literal
 
 import sympy
 import torch
-from IPython import get_ipython
-from IPython.display import display
+from IPython import display, get_ipython
 from torch import Tensor
 
 from vaebook.estimates import Estimate
@@ -38,16 +38,15 @@ def check(
 ) -> None:
     """Compare the two sides of the equation ``label`` and show the outcome in one line.
 
-    The difference of two sympy expressions must simplify to 0. An :class:`Estimate` on the left must lie within
-    five standard errors of the right-hand side. For numbers and tensors, the largest deviation relative to
-    max(1, |right|) must not exceed the tolerance. Of a bound, the line shows its sides or their least margin.
+    The difference of two sympy expressions must simplify to 0. An :class:`~vaebook.estimates.Estimate` on the left must
+    lie within five standard errors of the right-hand side. For numbers and tensors, the largest deviation relative to
+    ``max(1, |right|)`` must not exceed the tolerance. Of a bound, the line shows both sides or their least margin.
 
     Args:
         label: the equation's label in the book, such as ``"eq-kl-gaussian"``.
         left, right: the two sides, computed by different means.
-        kind: how the numbers were computed, "exact" (float64) or "quadrature". It sets the tolerance.
+        kind: "exact" (float64) or "quadrature", which sets the tolerance; say in a comment why any other ``tolerance``.
         relation: "=", or "<=" and ">=" for a bound, which must hold up to the tolerance.
-        tolerance: replaces that of the kind; give its reason in a comment.
 
     Raises:
         CheckFailed: it fails; the message shows both sides, of tensors those that deviate most.
@@ -59,24 +58,25 @@ def check(
         difference = sympy.simplify(left - right)
         ok, means, found = difference == 0, "symbolic", f"difference {difference}"
     elif isinstance(left, Estimate):
-        means, (ok, found) = "Monte Carlo", compare_estimate(left, float(right), relation)
+        means, (ok, found) = "Monte Carlo", _compare_estimate(left, float(right), relation)
     else:
         allowed = TOLERANCE[kind] if tolerance is None else tolerance
-        means, (ok, found, left, right) = kind, compare_tensors(label, left, right, relation, allowed)
+        means, (ok, found, left, right) = kind, _compare_tensors(label, left, right, relation, allowed)
     if not ok:
         raise CheckFailed(f"{label}: fails, {means}, {found}\nleft:  {left}\nright: {right}")
     show(label, means, found)
 
 
-def compare_estimate(left: Estimate, right: float, relation: Relation) -> tuple[bool, str]:
+def _compare_estimate(left: Estimate, right: float, relation: Relation) -> tuple[bool, str]:
     """Whether the relation holds, up to five standard errors, and what to show of it."""
     z = left.z_score(right)
     z = {"=": abs(z), "<=": z, ">=": -z}[relation]  # a bound counts on one side
-    how = f", {z:.1f} standard errors apart" if relation == "=" else f" up to {z:.1f} standard errors" * (z > 0)
-    return z <= MAX_Z and math.isfinite(left.stderr), written(f"{left} {SIGN[relation]} {right:.6g}{how}")
+    found = written(f"{left} {SIGN[relation]} {Decimal(f'{right:.6g}'):f}")
+    found += f", {z:.1f} standard errors apart" if relation == "=" else f" up to {z:.1f} standard errors" * (z > 0)
+    return z <= MAX_Z and math.isfinite(left.stderr), found
 
 
-def compare_tensors(label: str, left: Any, right: Any, relation: Relation, allowed: float) -> tuple[Any, ...]:
+def _compare_tensors(label: str, left: Any, right: Any, relation: Relation, allowed: float) -> tuple[Any, ...]:
     """Whether the relation holds for every entry, what to show of it, and the entry that deviates most."""
     if any(torch.as_tensor(side).is_complex() or not torch.as_tensor(side).numel() for side in (left, right)):
         raise TypeError(f"{label}: both sides need real numbers, at least one; check real and imaginary parts apart")
@@ -136,7 +136,7 @@ def show(label: str, means: str, found: str) -> None:
         "text/markdown": f"[✓](#checked-{label}) {{eq}}`{label}` · {line}",
         "text/html": f"✓ <code>{html.escape(label)}</code> · {html.escape(line)}",
     }
-    display(bundle, raw=True, metadata={"vaebook": {"check": {"label": label, "kind": means, "found": found}}})
+    display.display(bundle, raw=True, metadata={"vaebook": {"check": {"label": label, "kind": means, "found": found}}})
 
 
 def record(name: str, value: float | Tensor | Estimate, form: str = ".4g") -> None:
@@ -165,7 +165,7 @@ def record(name: str, value: float | Tensor | Estimate, form: str = ".4g") -> No
         prefix + "text/plain": f"'{text}'",  # glue reads a Python literal: a bare 1.500 would become 1.5
         "application/vnd.vaebook.record+json": {"name": name, "value": number, "stderr": stderr},
     }
-    display(bundle, raw=True, metadata={"scrapbook": {"name": name, "mime_prefix": prefix}})
+    display.display(bundle, raw=True, metadata={"scrapbook": {"name": name, "mime_prefix": prefix}})
 
 
 def in_notebook() -> bool:
