@@ -73,6 +73,7 @@ def shown(capsys: pytest.CaptureFixture[str], left: object, right: object, **opt
         (Estimate(-0.05, 0.011), -0.0499, "=", "Monte Carlo, −0.050 ± 0.011 against −0.0499, 0.0 standard errors apart"),
         (Estimate(0.0068, 0.0002), 0.0759, "<=", "Monte Carlo, 0.00680 ± 0.00020 ≤ 0.0759"),
         (Estimate(0.000063, 0.0000066), 6.675661e-5, "=", "Monte Carlo, 0.0000630 ± 0.0000066 against 0.0000667566, 0.6 standard errors apart"),
+        (Estimate(1.2e6, 1e5), 1.25e6, "=", "Monte Carlo, 1200000 ± 100000 against 1250000, 0.5 standard errors apart"),
         (6e-5, 0.0, ">=", "exact, 6 · 10⁻⁵ ≥ 0, tolerance 10⁻¹⁰"),
         (Estimate(1.01, 0.01), 1.0, "<=", "Monte Carlo, 1.010 ± 0.010 ≤ 1 up to 1.0 standard errors"),
         (Estimate(0.99, 0.01), 1.0, ">=", "Monte Carlo, 0.990 ± 0.010 ≥ 1 up to 1.0 standard errors"),
