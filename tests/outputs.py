@@ -88,6 +88,10 @@ NUMBER = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 
+# 6 · 10⁻¹⁷ or 10⁻¹⁷, as `vaebook.ledger` writes 6e-17 and 1e-17.
+POWER = re.compile(r"(?<![\w.,])(?:([0-9][0-9.,]*)\s·\s)?10([⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
+DIGITS = str.maketrans("⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "+-0123456789")
+
 
 def tolerance_for(tags: Iterable[str]) -> Tolerance:
     """The tolerance that a cell's tags set.
@@ -150,12 +154,15 @@ def compare_text(stored: str, computed: str, tolerance: Tolerance) -> list[str]:
     """The differences between two texts, one line each; empty if they agree.
 
     A run of white space counts as one space, and beside a number it is ignored: columns are padded to
-    the widest number, and NumPy prints `[ 0.1` but `[-0.1`.
+    the widest number, and NumPy prints `[ 0.1` but `[-0.1`. A power of ten in superscripts is a number.
 
     Example:
         >>> compare_text("KL = 0.5 nats", "KL =  0.50001 nats", EXACT)
         ['stored 0.5, computed 0.50001']
+        >>> compare_text("deviation 6 · 10⁻³", "deviation 10⁻¹³", EXACT)
+        ['stored 6e-3, computed 1e-13']
     """
+    stored, computed = (POWER.sub(lambda m: f"{m[1] or 1}e{m[2].translate(DIGITS)}", t) for t in (stored, computed))
     words = [[" ".join(word.split()) for word in NUMBER.split(t)] for t in (stored, computed)]
     numbers = [NUMBER.findall(t) for t in (stored, computed)]
     for a, b in zip(*words, strict=False):

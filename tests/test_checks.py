@@ -9,7 +9,7 @@ from vaebook_runner.files import Failed
 
 
 def check(label: str) -> dict[str, Any]:
-    outcome = {"label": label, "kind": "exact", "deviation": "2e-16", "tolerance": "1e-10"}
+    outcome = {"label": label, "kind": "exact", "found": "deviation 2 · 10⁻¹⁶, tolerance 10⁻¹⁰"}
     return {"output_type": "display_data", "data": {}, "metadata": {"vaebook": {"check": outcome}}}
 
 
@@ -28,9 +28,20 @@ def test_every_check_has_a_row_and_every_equation_one_anchor() -> None:
     assert written.count("{eq}`eq-a`") == 3
     assert "checked-def-a" not in written
     assert "{doc}`/notebooks/02_two`" in written
-    assert "2e-16" in written
+    assert written.count("\n  - exact\n  - deviation 2 · 10⁻¹⁶, tolerance 10⁻¹⁰\n") == 5
     assert written.count("## A title") == 2
     assert MARK not in written
+
+
+def test_an_equation_is_named_by_the_heading_that_it_stands_under_in_whatever_chapter_it_is_checked() -> None:
+    one, two = notebook(["eq-a"], ["eq-a"]), notebook(["eq-d"], ["eq-d", "eq-b", "eq-c"])
+    one["cells"][0]["source"] += [
+        "## The KL of $q$\n### In closed form\n```{math}\n:label: eq-b\n```\n## Exercises\n",
+        "**1.** Show it.\n\n**2. The worst turn.** Given $W$, **show it**.\n\n```{math}\n:label: eq-c\n```\n",
+    ]
+    written = page(MARK, [read("01_one", one), read("02_two", two)])
+    for row in ("eq-a` A title", "eq-b` In closed form", "eq-c` The worst turn", "eq-d` A title"):
+        assert f"{{eq}}`{row}\n" in written
 
 
 def test_a_claim_without_a_check_lowers_the_coverage_and_is_named() -> None:

@@ -9,9 +9,10 @@ import pytest
 import sympy
 import torch
 from nbclient import NotebookClient
+from outputs import EXACT, compare_text
 
 from vaebook.estimates import Estimate
-from vaebook.ledger import CheckFailed, check, claim, record
+from vaebook.ledger import CheckFailed, check, claim, record, written
 
 
 def test_equal_sides_pass_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,6 +59,78 @@ def test_a_bound_is_checked_on_one_side_only() -> None:
     check("eq-a", Estimate(0.5, 0.01), 1.0, relation="<=")
 
 
+def shown(capsys: pytest.CaptureFixture[str], left: object, right: object, **options: object) -> str:
+    check("eq-a", left, right, **options)
+    return capsys.readouterr().out.replace("\u00a0", " ").strip().removeprefix("✓ eq-a: ")
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "relation", "line"),
+    [
+        (0.1 + 0.2, 0.3, "=", "exact, deviation 6 · 10⁻¹⁷, tolerance 10⁻¹⁰"),
+        (0.5, 0.5, "=", "exact, deviation 0, tolerance 10⁻¹⁰"),
+        (Estimate(1.234, 0.005), 1.236, "=", "Monte Carlo, 1.2340 ± 0.0050 against 1.236, 0.4 standard errors apart"),
+        (Estimate(-0.05, 0.011), -0.0499, "=", "Monte Carlo, −0.050 ± 0.011 against −0.0499, 0.0 standard errors apart"),
+        (Estimate(0.0068, 0.0002), 0.0759, "<=", "Monte Carlo, 0.00680 ± 0.00020 ≤ 0.0759"),
+        (Estimate(0.000063, 0.0000066), 6.675661e-5, "=", "Monte Carlo, 0.0000630 ± 0.0000066 against 0.0000667566, 0.6 standard errors apart"),
+        (Estimate(1.2e6, 1e5), 1.25e6, "=", "Monte Carlo, 1200000 ± 100000 against 1250000, 0.5 standard errors apart"),
+        (6e-5, 0.0, ">=", "exact, 6 · 10⁻⁵ ≥ 0, tolerance 10⁻¹⁰"),
+        (Estimate(1.01, 0.01), 1.0, "<=", "Monte Carlo, 1.010 ± 0.010 ≤ 1 up to 1.0 standard errors"),
+        (Estimate(0.99, 0.01), 1.0, ">=", "Monte Carlo, 0.990 ± 0.010 ≥ 1 up to 1.0 standard errors"),
+        (1.23456, 1.5, "<=", "exact, 1.23456 ≤ 1.5, tolerance 10⁻¹⁰"),
+        (torch.tensor([0.0, 1.0]), torch.tensor([0.25, 4.0]), "<=", "exact, left ≤ right, least margin 0.25 over 2 entries, tolerance 10⁻¹⁰"),
+        (torch.tensor([9.0, 1.0]), torch.tensor([0.0, 1.0]), ">=", "exact, left ≥ right, least margin 0 over 2 entries, tolerance 10⁻¹⁰"),
+        (torch.ones(1500), torch.tensor(0.0), ">=", "exact, left ≥ right, least margin 1 over 1,500 entries, tolerance 10⁻¹⁰"),
+        (torch.ones(2), torch.full((2,), 1 - 1e-15, dtype=torch.float64), "<=", "exact, left ≤ right, least margin −10⁻¹⁵ over 2 entries, tolerance 10⁻¹⁰"),
+    ],
+)  # fmt: skip
+def test_a_line_says_what_was_compared(
+    capsys: pytest.CaptureFixture[str], left: object, right: object, relation: str, line: str
+) -> None:
+    assert shown(capsys, left, right, relation=relation) == line
+
+
+def test_the_deviation_is_relative_to_the_right_side_where_that_is_large(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "deviation 0.5," in shown(capsys, torch.tensor([1.0, 150.0]), torch.tensor([1.2, 100.0]), tolerance=0.6)
+
+
+def test_a_bound_that_rounding_breaks_is_shown_in_the_same_words(capsys: pytest.CaptureFixture[str]) -> None:
+    """Which side of 0 the margin falls on depends on the processor: the stored line has to agree with both."""
+    lines = [
+        shown(capsys, torch.tensor([1.0 + noise, 2.0], dtype=torch.float64), torch.tensor([1.0, 3.0]), relation="<=")
+        for noise in (-4e-16, 0.0, 7e-16)
+    ]
+    assert len(set(lines)) == 3
+    assert all(compare_text(lines[0], line, EXACT) == [] for line in lines)
+    assert compare_text(lines[0], shown(capsys, torch.zeros(2), torch.ones(2), relation="<="), EXACT)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("6e-17", "6 · 10⁻¹⁷"),
+        ("1e-13", "10⁻¹³"),
+        ("-1e-13", "−10⁻¹³"),
+        ("1.5e+06", "1.5 · 10⁶"),
+        ("11e-03", "11 · 10⁻³"),
+        ("0e+00", "0"),
+        ("3e+00", "3"),
+        ("1.0e-100 and 1e-10", "1.0 · 10⁻¹⁰⁰ and 10⁻¹⁰"),
+        ("1e-10 and 1e-100", "10⁻¹⁰ and 10⁻¹⁰⁰"),
+        ("-0.05 ± 0.01", "−0.05 ± 0.01"),
+        ("+1.25", "+1.25"),
+    ],
+)
+def test_numbers_are_written_as_a_mathematician_does(text: str, expected: str) -> None:
+    assert written(text).replace("\u00a0", " ") == expected
+
+
+def test_a_recorded_number_is_written_so_too(capsys: pytest.CaptureFixture[str]) -> None:
+    record("kl-x", -5e-14, ".0e")
+    record("kl-y", 0.0, ".0e")
+    assert capsys.readouterr().out.replace("\u00a0", " ").splitlines() == ["kl-x = −5 · 10⁻¹⁴", "kl-y = 0"]
+
+
 def test_sides_of_different_shape_do_not_pass_by_broadcasting() -> None:
     with pytest.raises(CheckFailed, match="shape"):
         check("eq-a", torch.zeros(3), torch.zeros(3, 1))
@@ -79,18 +152,24 @@ def test_check_and_record_write_outputs_for_the_book_in_a_notebook() -> None:
     cell = nbformat.v4.new_code_cell(
         "from vaebook.ledger import check, record\n"
         "from vaebook.estimates import Estimate\n"
-        "check('eq-a', 1.0, 1.0)\nrecord('kl-x', -1.5, '.2f')\nrecord('kl-y', Estimate(2.0, 0.1))"
+        "check('eq-a', 1.0, 1.0)\nrecord('kl-x', -1.5, '.2f')\nrecord('kl-y', Estimate(2.0, 0.1))\n"
+        "record('kl-z', 5e-14, '.0e')\ncheck('eq-b', Estimate(0.0068, 0.0002), 0.0759, relation='<=')"
     )
     notebook = NotebookClient(nbformat.v4.new_notebook(cells=[cell]), kernel_name="python3").execute()
-    shown, x, y = notebook.cells[0].outputs
+    shown, x, y, z, bound = notebook.cells[0].outputs
     assert "{eq}`eq-a`" in shown.data["text/markdown"]
     assert shown.metadata["vaebook"]["check"] == {
-        "label": "eq-a", "kind": "exact", "deviation": "0e+00", "tolerance": "1e-10",
+        "label": "eq-a", "kind": "exact", "found": "deviation 0, tolerance 10⁻¹⁰",
     }  # fmt: skip
     assert x.data["application/papermill.record/text/plain"] == "'−1.50'"
     assert x.metadata["scrapbook"] == {"name": "kl-x", "mime_prefix": "application/papermill.record/"}
     assert x.data["application/vnd.vaebook.record+json"] == {"name": "kl-x", "value": -1.5, "stderr": None}
     assert y.data["application/vnd.vaebook.record+json"]["stderr"] == 0.1
+    # Not escaped: its comparison with a stored one has to find a number.
+    assert z.data["application/papermill.record/text/plain"] == "'5\u00a0·\u00a010⁻¹⁴'"
+    assert bound.data["text/plain"] == "✓ eq-b: Monte Carlo, 0.00680 ± 0.00020 ≤ 0.0759"
+    assert bound.data["text/markdown"].endswith("{eq}`eq-b` · Monte Carlo, 0.00680 ± 0.00020 ≤ 0.0759")
+    assert bound.data["text/html"].endswith("<code>eq-b</code> · Monte Carlo, 0.00680 ± 0.00020 ≤ 0.0759")
     json.dumps(notebook)  # the notebook holds only plain data
 
 

@@ -1,22 +1,24 @@
 """Checks of a chapter's claims, and records of its measurements.
 
-:func:`check` compares the two sides of a labelled equation and shows one line. :func:`record` binds a
-measured number to a name, by which the prose quotes it.
+:func:`check` compares the two sides of a labelled equation. :func:`record` names a number, for the prose to quote.
 """
 
 import html
 import math
+import re
+from decimal import Decimal
 from typing import Any, Literal
 
 import sympy
 import torch
-from IPython.display import display
+from IPython import display, get_ipython
 from torch import Tensor
 
 from vaebook.estimates import Estimate
 
 Kind = Literal["exact", "quadrature"]
 Relation = Literal["=", "<=", ">="]
+SIGN = {"=": "against", "<=": "≤", ">=": "≥"}
 
 # Default tolerances, relative to max(1, |right|). In float64 a sum of thousands of terms keeps 12 digits or
 # more; the book's grids give 8.
@@ -24,6 +26,7 @@ TOLERANCE: dict[str, float] = {"exact": 1e-10, "quadrature": 1e-8}
 # Largest z-score of a Monte Carlo check: by chance, one check in 1.7 million exceeds five standard errors.
 # The book's draws are seeded, so a check that passes once always passes.
 MAX_Z = 5.0
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class CheckFailed(AssertionError):
@@ -35,63 +38,68 @@ def check(
 ) -> None:
     """Compare the two sides of the equation ``label`` and show the outcome in one line.
 
-    The comparison depends on the types. The difference of two sympy expressions must simplify to 0. An
-    :class:`Estimate` on the left must lie within five standard errors of the right-hand side. For numbers
-    and tensors, the largest deviation relative to max(1, |right|) must not exceed the tolerance.
+    The difference of two sympy expressions must simplify to 0. An :class:`~vaebook.estimates.Estimate` on the left must
+    lie within five standard errors of the right-hand side. For numbers and tensors, the largest deviation relative to
+    ``max(1, |right|)`` must not exceed the tolerance. Of a bound, the line shows both sides or their least margin.
 
     Args:
         label: the equation's label in the book, such as ``"eq-kl-gaussian"``.
         left, right: the two sides, computed by different means.
-        kind: how the numbers were computed, "exact" (float64) or "quadrature".
+        kind: "exact" (float64) or "quadrature", which sets the tolerance; say in a comment why any other ``tolerance``.
         relation: "=", or "<=" and ">=" for a bound, which must hold up to the tolerance.
-        tolerance: replaces the default for this kind; give its reason in a comment.
 
     Raises:
-        CheckFailed: the check fails. The message shows both sides at the entry with the largest deviation.
+        CheckFailed: it fails; the message shows both sides, of tensors those that deviate most.
 
-    >>> check("eq-example", 0.1 + 0.2, 0.3)
-    ✓ eq-example: exact, deviation 6e-17, tolerance 1e-10
+    >>> check("eq-example", 0.1 + 0.7, 0.8)
+    ✓ eq-example: exact, deviation 10⁻¹⁶, tolerance 10⁻¹⁰
     """
     if isinstance(left, sympy.Basic) or isinstance(right, sympy.Basic):
         difference = sympy.simplify(left - right)
-        ok, kind_shown = difference == 0, "symbolic"
-        found, limit, detail = str(difference), "0", f"difference {difference}"
+        ok, means, found = difference == 0, "symbolic", f"difference {difference}"
     elif isinstance(left, Estimate):
-        z = left.z_score(float(right))
-        z = {"=": abs(z), "<=": z, ">=": -z}[relation]  # a bound counts on one side
-        ok, kind_shown = z <= MAX_Z and math.isfinite(left.stderr), "Monte Carlo"
-        found, limit = f"z = {z:.1f}", f"{MAX_Z:.0f}"
-        detail = f"{left} against {float(right):.6g}, {found}"
+        means, (ok, found) = "Monte Carlo", _compare_estimate(left, float(right), relation)
     else:
         allowed = TOLERANCE[kind] if tolerance is None else tolerance
-        if any(torch.as_tensor(side).is_complex() or not torch.as_tensor(side).numel() for side in (left, right)):
-            raise TypeError(
-                f"{label}: both sides need real numbers, at least one; check real and imaginary parts apart"
-            )
-        left, right = (torch.as_tensor(side, dtype=torch.float64).detach() for side in (left, right))
-        if left.shape != right.shape and 1 not in (left.numel(), right.numel()):
-            raise CheckFailed(f"{label}: left has shape {tuple(left.shape)}, right has {tuple(right.shape)}")
-        deviations = relative_deviations(left, right, relation)
-        worst = deviations.argmax()  # finds NaN too, which argmax treats as the largest
-        deviation = deviations.flatten()[worst].item()
-        ok, kind_shown = deviation <= allowed, kind
-        found, limit = f"{deviation:.0e}", f"{allowed:.0e}"
-        detail = f"deviation {found}, tolerance {limit}"
-        left, right = (side.expand(deviations.shape).flatten()[worst].item() for side in (left, right))
+        means, (ok, found, left, right) = kind, _compare_tensors(label, left, right, relation, allowed)
     if not ok:
-        raise CheckFailed(f"{label}: {kind_shown}, {detail}\nleft:  {left}\nright: {right}")
-    show(label, detail, {"kind": kind_shown, "deviation": found, "tolerance": limit})
+        raise CheckFailed(f"{label}: fails, {means}, {found}\nleft:  {left}\nright: {right}")
+    show(label, means, found)
+
+
+def _compare_estimate(left: Estimate, right: float, relation: Relation) -> tuple[bool, str]:
+    """Whether the relation holds, up to five standard errors, and what to show of it."""
+    z = left.z_score(right)
+    z = {"=": abs(z), "<=": z, ">=": -z}[relation]  # a bound counts on one side
+    found = written(f"{left} {SIGN[relation]} {Decimal(f'{right:.6g}'):f}")
+    found += f", {z:.1f} standard errors apart" if relation == "=" else f" up to {z:.1f} standard errors" * (z > 0)
+    return z <= MAX_Z and math.isfinite(left.stderr), found
+
+
+def _compare_tensors(label: str, left: Any, right: Any, relation: Relation, allowed: float) -> tuple[Any, ...]:
+    """Whether the relation holds for every entry, what to show of it, and the entry that deviates most."""
+    if any(torch.as_tensor(side).is_complex() or not torch.as_tensor(side).numel() for side in (left, right)):
+        raise TypeError(f"{label}: both sides need real numbers, at least one; check real and imaginary parts apart")
+    left, right = (torch.as_tensor(side, dtype=torch.float64).detach() for side in (left, right))
+    if left.shape != right.shape and 1 not in (left.numel(), right.numel()):
+        raise CheckFailed(f"{label}: left has shape {tuple(left.shape)}, right has {tuple(right.shape)}")
+    left, right = (side.flatten() for side in torch.broadcast_tensors(left, right))
+    excess = {"=": (left - right).abs(), "<=": left - right, ">=": right - left}[relation]
+    deviations = excess.clamp(min=0) / right.abs().clamp(min=1)  # clamp keeps NaN, and NaN never passes
+    k = int(deviations.argmax())  # the worst entry; finds NaN too, which argmax treats as the largest
+    if relation == "=":
+        found = f"deviation {deviations[k]:.1g}"
+    elif len(excess) == 1:
+        found = f"{left.item():.6g} {SIGN[relation]} {right.item():.6g}"
+    else:  # with a sign, for where a bound is attained rounding must not choose the words
+        found = f"left {SIGN[relation]} right, least margin {0 - excess.max():.2g} over {len(excess):,} entries"
+    return bool(deviations[k] <= allowed), written(f"{found}, tolerance {allowed:.1g}"), left[k].item(), right[k].item()
 
 
 def claim(sentence: str, holds: bool, *, book: bool) -> None:
-    """Show whether a claim about trained models holds. With the book's settings it must hold.
+    """Show whether a claim about trained models holds. With the book's settings it must.
 
-    With other settings it may be false: then the line says so, and the chapter continues.
-
-    Args:
-        sentence: the claim.
-        holds: whether the claim is true.
-        book: whether the chapter runs with the book's settings, for which the claim was made.
+    With other settings (``book`` is false) it may be false: then the line says so, and the chapter continues.
 
     Raises:
         CheckFailed: the claim is false, and ``book`` is true.
@@ -106,23 +114,20 @@ def claim(sentence: str, holds: bool, *, book: bool) -> None:
     print("✓" if holds else "✗ not with these settings:", sentence)
 
 
-def relative_deviations(left: Tensor, right: Tensor, relation: Relation = "=") -> Tensor:
-    """|left − right| / max(1, |right|), entry by entry; for a bound, only violations count.
+def written(text: str) -> str:
+    """Numbers as a mathematician writes them: 6 · 10⁻¹⁷ for 6e-17, 0 for 0e+00, and a minus sign for a hyphen.
 
-    >>> relative_deviations(torch.tensor([1.0, 200.0]), torch.tensor([1.5, 100.0]))
-    tensor([0.3333, 1.0000])
+    >>> written("-1.5 and 1e-08")
+    '−1.5 and 10⁻⁸'
     """
-    difference = {"=": (left - right).abs(), "<=": left - right, ">=": right - left}[relation]
-    return difference.clamp(min=0) / right.abs().clamp(min=1)  # clamp keeps NaN, and NaN never passes
+    for power in re.findall(r"\de([+-]\d+)", text := text.replace("e+00", "")):
+        text = text.replace(f"e{power}", "\u00a0·\u00a010" + str(int(power)).translate(SUPERSCRIPT), 1)
+    return re.sub(r"(?<![\d.])1\u00a0·\u00a010", "10", text).replace("-", "−")
 
 
-def show(label: str, detail: str, outcome: dict[str, str]) -> None:
-    """Show one line: Markdown with links for the book, HTML for JupyterLab, plain text elsewhere.
-
-    In the book the tick links to the page of checks, and the number to the equation. The output's metadata
-    hold the outcome as plain data, from which the build writes the page of checks.
-    """
-    line = f"{outcome['kind']}, {detail}"
+def show(label: str, means: str, found: str) -> None:
+    """Show one line: Markdown for the book, whose page of checks comes from the metadata, HTML for JupyterLab, text."""
+    line = f"{means}, {found}"
     if not in_notebook():
         print(f"✓ {label}: {line}")
         return
@@ -131,7 +136,7 @@ def show(label: str, detail: str, outcome: dict[str, str]) -> None:
         "text/markdown": f"[✓](#checked-{label}) {{eq}}`{label}` · {line}",
         "text/html": f"✓ <code>{html.escape(label)}</code> · {html.escape(line)}",
     }
-    display(bundle, raw=True, metadata={"vaebook": {"check": {"label": label, **outcome}}})
+    display.display(bundle, raw=True, metadata={"vaebook": {"check": {"label": label, "kind": means, "found": found}}})
 
 
 def record(name: str, value: float | Tensor | Estimate, form: str = ".4g") -> None:
@@ -147,27 +152,22 @@ def record(name: str, value: float | Tensor | Estimate, form: str = ".4g") -> No
     Raises:
         ValueError: the value is not finite.
     """
-    number = value.value if isinstance(value, Estimate) else float(torch.as_tensor(value).detach())
-    stderr = value.stderr if isinstance(value, Estimate) else None
+    number, stderr = value if isinstance(value, Estimate) else (float(torch.as_tensor(value).detach()), None)
     if not math.isfinite(number):
         raise ValueError(f"value of {name!r} needs to be finite, got {number}")
-    text = str(value) if isinstance(value, Estimate) else f"{number:{form}}"
-    text = text.replace("-", "−", 1) if text.startswith("-") else text  # a minus sign, not a hyphen
+    text = written(str(value) if isinstance(value, Estimate) else f"{number:{form}}")
     if not in_notebook():
         print(f"{name} = {text}")
         return
     # The two keys that myst-nb's "glue" reads. Importing myst-nb would load all of Sphinx into the kernel.
     prefix = "application/papermill.record/"
     bundle = {
-        prefix + "text/plain": repr(text),  # glue reads a Python literal: a bare 1.500 would become 1.5
+        prefix + "text/plain": f"'{text}'",  # glue reads a Python literal: a bare 1.500 would become 1.5
         "application/vnd.vaebook.record+json": {"name": name, "value": number, "stderr": stderr},
     }
-    glue = {"scrapbook": {"name": name, "mime_prefix": prefix}}
-    display(bundle, raw=True, metadata=glue)
+    display.display(bundle, raw=True, metadata={"scrapbook": {"name": name, "mime_prefix": prefix}})
 
 
 def in_notebook() -> bool:
     """Whether this code runs inside a Jupyter kernel."""
-    from IPython import get_ipython
-
     return hasattr(get_ipython(), "kernel")

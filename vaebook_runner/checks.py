@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 from vaebook_runner.files import Failed
 
 MARK = "<!-- the checks of this build -->"  # in the page's source, where the tables go
-LABEL = re.compile(r"^ *:label: *((?:eq|def)-[a-z0-9-]+) *$", re.M)
+# A heading, the title of an exercise, or the label of an equation.
+MARKS = re.compile(r"^#+ (.+)$|^\*\*\d+\. (.+?)\.?\*\*|^ *:label: *((?:eq|def)-[a-z0-9-]+) *$", re.M)
 
 
 class Chapter(NamedTuple):
     stem: str
     title: str
-    labels: list[str]  # of its equations, in order
+    labels: Mapping[str, str]  # of its equations, in order, each with the heading that it stands under
     checks: Mapping[str, Sequence[Mapping[str, Any]]]  # by label
 
 
@@ -25,7 +26,11 @@ def read(stem: str, notebook: Mapping[str, Any]) -> Chapter:
     for output in (output for cell in notebook["cells"] for output in cell.get("outputs", [])):
         if check := output.get("metadata", {}).get("vaebook", {}).get("check"):
             checks.setdefault(check["label"], []).append(check)
-    return Chapter(stem, (re.findall(r"(?m)^# (.+)$", text) or [stem])[0], LABEL.findall(text), checks)
+    labels, heading = dict[str, str](), stem
+    for title, exercise, label in MARKS.findall(text):
+        heading = title or exercise or heading
+        labels |= {label: heading} if label else {}
+    return Chapter(stem, (re.findall(r"(?m)^# (.+)$", text) or [stem])[0], labels, checks)
 
 
 def page(text: str, chapters: Sequence[Chapter]) -> str:
@@ -42,18 +47,19 @@ def page(text: str, chapters: Sequence[Chapter]) -> str:
     share = f"{100 * done / max(1, len(claims)):.0f} %"
     head = f"**{done} of {len(claims)} claims are checked in their own chapter, {share},** by {n_checks} checks."
     head += f" Without a check in this build: {', '.join(missing)}." * bool(missing)
-    return text.replace(MARK, "\n\n".join([head, *(_table(c) for c in chapters)]))
+    headings = {label: heading for c in chapters for label, heading in c.labels.items()}
+    return text.replace(MARK, "\n\n".join([head, *(_table(c, headings) for c in chapters)]))
 
 
-def _table(chapter: Chapter) -> str:
+def _table(chapter: Chapter, headings: Mapping[str, str]) -> str:
     """A section with one row a check; the first row of an equation is where its ticks point to."""
     lines = [f"## {chapter.title}", "", f"The ticks of {{doc}}`/notebooks/{chapter.stem}`.", "", ":::{list-table}"]
-    lines += [":header-rows: 1", "", "* - equation\n  - kind\n  - deviation\n  - allowed"]
+    lines += [":header-rows: 1", "", "* - equation\n  - kind\n  - found"]
     for label, checks in chapter.checks.items():
         # A chapter may check an equation of an earlier one: the anchor is where the equation is.
         anchor = f"(checked-{label})=\n    " if label in chapter.labels else ""
         for check in checks:
-            lines.append(f"* - {anchor}{{eq}}`{label}`")
-            lines += [f"  - {check[column]}" for column in ("kind", "deviation", "tolerance")]
+            lines.append(f"* - {anchor}{{eq}}`{label}` {headings[label]}")
+            lines += [f"  - {check[column]}" for column in ("kind", "found")]
             anchor = ""
     return "\n".join([*lines, ":::"])

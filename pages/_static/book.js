@@ -94,5 +94,29 @@ function showEquations() {
   document.addEventListener("keydown", ({ key }) => key === "Escape" && hide());
 }
 
+// The page of checks: rows that do not contain all the words typed disappear, and so do chapters without any other row.
+function filterRows(filter) {
+  const [box, status] = filter.querySelectorAll("input, [role=status]"), chapterOf = (row) => row.closest("section");
+  const rows = [...chapterOf(filter).querySelectorAll("tbody tr")], chapters = new Set(rows.map(chapterOf));
+  const show = () => {
+    const words = box.value.toLowerCase().split(/\s+/);
+    for (const row of rows) {
+      const text = `${chapterOf(row).querySelector("h2").textContent} ${row.textContent}`.toLowerCase();
+      row.hidden = !words.every((word) => text.includes(word));
+    }
+    for (const chapter of chapters) chapter.hidden = !chapter.querySelector("tbody tr:not([hidden])");
+    status.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
+  };
+  box.addEventListener("input", show);
+  addEventListener("hashchange", () => {  // The place that a link names may be hidden.
+    box.value = "";
+    show();
+    document.getElementById(location.hash.slice(1))?.scrollIntoView();
+  });
+  show();
+  filter.hidden = false;
+}
+for (const filter of document.querySelectorAll(".filter")) filterRows(filter);
+
 // Pages opened as files may not read one another, so search shows titles alone.
 if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
