@@ -3,9 +3,8 @@
 from typing import Any
 
 import pytest
-
-from vaebook_runner.checks import MARK, page, read
-from vaebook_runner.files import Failed
+from book_checks import MARK, page, read
+from sphinx.errors import ExtensionError
 
 
 def check(label: str) -> dict[str, Any]:
@@ -68,5 +67,5 @@ def test_a_definition_claims_nothing() -> None:
     ],
 )
 def test_labels_that_do_not_fit_stop_the_build(chapters: list[tuple[list[str], list[str]]], said: str) -> None:
-    with pytest.raises(Failed, match=said):
+    with pytest.raises(ExtensionError, match=said):
         page(MARK, [read(f"{k:02d}", notebook(*c)) for k, c in enumerate(chapters)])

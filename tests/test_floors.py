@@ -25,7 +25,6 @@ RUNNER_FLOORS = [
     {"jobs"},
     {"sweep"},
     {"results"},
-    {"checks"},
     {"book"},
     {"pdf"},
     {"cli"},

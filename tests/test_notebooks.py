@@ -5,12 +5,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import book_checks
 import jupytext
 import nbformat
 import pytest
 import yaml
 
-from vaebook_runner import checks
 from vaebook_runner.chapters import read_notebook
 from vaebook_runner.pairs import compare, note
 from vaebook_runner.parameters import parameters_of
@@ -73,7 +73,7 @@ def test_labels_are_unique_in_the_book() -> None:
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.stem)
 def test_every_claimed_equation_is_checked_in_its_chapter(chapter: Path) -> None:
-    found = checks.read(chapter.stem, json.loads(chapter.with_suffix(".ipynb").read_text(encoding="utf-8")))
+    found = book_checks.read(chapter.stem, json.loads(chapter.with_suffix(".ipynb").read_text(encoding="utf-8")))
     assert [label for label in found.labels if label.startswith("eq-") and label not in found.checks] == []
     assert set(found.checks) <= {label for other in CHAPTERS for label in labels(other)}
 

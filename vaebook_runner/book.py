@@ -1,6 +1,5 @@
 """The book: execute the chapters that changed, render the pages, store outputs beside the sources."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from vaebook_runner import checks, pairs
+from vaebook_runner import pairs
 from vaebook_runner.chapters import Book, read_notebook
 from vaebook_runner.execute import cores
 from vaebook_runner.files import Failed, digest, files_below, write_atomically
@@ -18,7 +17,7 @@ from vaebook_runner.jobs import Job
 from vaebook_runner.plain import Names, names_of, plain
 from vaebook_runner.sweep import here, sweep
 
-RENDERERS = [Path(__file__).with_name(name) for name in ("book.py", "checks.py", "plain.py")]  # pages depend on them
+RENDERERS = [Path(__file__).with_name(name) for name in ("book.py", "plain.py")]  # pages depend on them
 
 
 def execute_changed(jobs: Sequence[Job], at_once: int | None) -> None:
@@ -84,9 +83,6 @@ def lay_out(book: Book, jobs: Sequence[Job], stage: Path) -> None:
     for job in jobs:
         shutil.copyfile(job.notebook, stage / "notebooks" / job.notebook.name)
     (stage / "genindex.md").write_text("# Index\n")  # Sphinx fills it
-    if (page := stage / "pages" / "checks.md").is_file():
-        chapters = [checks.read(job.name, json.loads(job.notebook.read_text(encoding="utf-8"))) for job in jobs]
-        page.write_text(checks.page(page.read_text(encoding="utf-8"), chapters), encoding="utf-8")
 
 
 def run_sphinx(stage: Path, target: Path) -> Path:

@@ -13,8 +13,6 @@ import yaml  # type: ignore[import-untyped]
 import vaebook
 from vaebook_runner.files import UsageError, files_below
 
-MADE = 'content="vaebook run"'  # in the head of a page that a run has written
-
 
 class Book(NamedTuple):
     root: Path
@@ -97,5 +95,6 @@ def was_executed(path: Path) -> bool:
     """Whether a file is a notebook that papermill has executed, or a page of one."""
     with suppress(OSError, ValueError, TypeError):
         content = path.read_text(encoding="utf-8")
-        return MADE in content if path.suffix == ".html" else "papermill" in json.loads(content)["metadata"]
+        page = path.suffix == ".html"  # html_page.j2 writes this into its head
+        return 'content="vaebook run"' in content if page else "papermill" in json.loads(content)["metadata"]
     return False

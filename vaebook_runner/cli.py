@@ -94,10 +94,7 @@ def commands() -> None:
 @params_file
 @click.option("-o", "--out", type=FILE, metavar="OUT", help="A .ipynb (default: STEM.out.ipynb here) or .html.")
 def run(notebook: str, values: Pairs, params: Path | None, out: Path | None) -> None:
-    """Execute a chapter, given by its stem (08_training) or as a path to .md or .ipynb, and keep the executed copy.
-
-    As OUT.html it is one page to send and to read: no notebook beside it, no network.
-    """
+    """Execute a chapter (08_training, or a path to .md or .ipynb), and keep the notebook, or a page of it to send."""
     source = find_notebook(notebook)
     out = writable(out or Path(f"{source.stem}.out.ipynb"), "OUT")
     if out.suffix not in (".ipynb", ".html") or out.resolve() == source.resolve() or out.with_suffix(".md").is_file():

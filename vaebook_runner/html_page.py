@@ -3,7 +3,6 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from vaebook_runner.chapters import MADE
 from vaebook_runner.files import UsageError, write_atomically
 from vaebook_runner.plain import names_of, plain
 
@@ -28,5 +27,5 @@ def write_html(executed: Path, page: str, root: Path | None, path: Path) -> None
     notebook = plain(nbformat.read(executed, as_version=4), page, names)
 
     mathjax = check_parts().read_text(encoding="utf-8").replace("</script", r"<\/script")
-    resources = {"metadata": {"name": Path(page).name}, "mathjax": mathjax, "made": MADE}
+    resources = {"metadata": {"name": Path(page).name}, "mathjax": mathjax}
     write_atomically(path, HTMLExporter(raw_template=TEMPLATE.read_text()).from_notebook_node(notebook, resources)[0])

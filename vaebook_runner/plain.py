@@ -41,7 +41,7 @@ class Names(NamedTuple):
     figures: Mapping[str, list[str]] = {}
     titles: Mapping[str, list[str]] = {}
     citations: Mapping[str, list[str]] = {}  # authors and year of each key
-    macros: Mapping[str, Any] = {}  # of _config.yml: a command's text, or its text and number of arguments
+    macros: Mapping[str, Any] = {}  # of formulas: a command's text, or its text and number of arguments
     address: str = ""  # of the public repository, if there is one
     link: str = "[{}]({}.ipynb)"  # to another chapter: its words, and its file
     numbers: Mapping[str, str] = {}  # what the chapter recorded
@@ -51,11 +51,10 @@ def names_of(root: Path | None) -> Names:
     """The names of the book in ``root``; none outside of a book, where labels stay what they are."""
     if not root or not (stored := root / "notebooks" / "references.json").is_file():
         return Names()
-    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
-    macros = config["sphinx"]["config"]["mathjax3_config"]["tex"]["macros"]
+    written = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
     published = [os.environ.get("GITHUB_SERVER_URL"), os.environ.get("GITHUB_REPOSITORY")]
-    address = config["repository"]["url"] or "/".join(filter(None, published))
-    return Names(**json.loads(stored.read_text(encoding="utf-8")), macros=macros, address=address)
+    address = written or "/".join(filter(None, published))
+    return Names(**json.loads(stored.read_text(encoding="utf-8")), address=address)
 
 
 def plain(notebook: Any, page: str, names: Names) -> Any:

@@ -157,6 +157,7 @@ def write_references(app: Sphinx, env: Any) -> None:
             for key, entry in entries.items()
         },
     }
+    found["macros"] = (app.config.mathjax3_config or {}).get("tex", {}).get("macros", {})
     found["figures"] = {name: place for name, place in found["figures"].items() if place[1]}
     Path(app.outdir, "references.json").write_text(
         json.dumps(found, ensure_ascii=False, indent=0) + "\n", encoding="utf-8"

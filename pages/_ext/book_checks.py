@@ -1,11 +1,14 @@
 """The page of checks: every labelled equation of the book, and how this build verified it."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from vaebook_runner.files import Failed
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 
 MARK = "<!-- the checks of this build -->"  # in the page's source, where the tables go
 # A heading, the title of an exercise, or the label of an equation.
@@ -17,6 +20,20 @@ class Chapter(NamedTuple):
     title: str
     labels: Mapping[str, str]  # of its equations, in order, each with the heading that it stands under
     checks: Mapping[str, Sequence[Mapping[str, Any]]]  # by label
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Have the page written when Sphinx reads it."""
+    app.connect("source-read", write)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def write(app: Sphinx, name: str, source: list[str]) -> None:
+    """Put the checks of all chapters in place of the mark."""
+    if MARK in source[0]:
+        found = sorted(Path(app.srcdir, "notebooks").glob("*.ipynb"))
+        chapters = [read(path.stem, json.loads(path.read_text(encoding="utf-8"))) for path in found]
+        source[0] = page(source[0], chapters)
 
 
 def read(stem: str, notebook: Mapping[str, Any]) -> Chapter:
@@ -39,7 +56,7 @@ def page(text: str, chapters: Sequence[Chapter]) -> str:
     twice = [label for label, n in counts.items() if n > 1]
     stray = [label for c in chapters for label in c.checks if label not in counts]
     if twice or stray:
-        raise Failed(f"labels used twice: {twice}; checks of equations that do not exist: {stray}")
+        raise ExtensionError(f"labels used twice: {twice}; checks of equations that do not exist: {stray}")
     claims = [(c, label) for c in chapters for label in c.labels if label.startswith("eq-")]
     missing = [f"{{eq}}`{label}`" for c, label in claims if label not in c.checks]
     done = len(claims) - len(missing)
