@@ -36,8 +36,8 @@ def check(
     """Compare the two sides of the equation ``label`` and show the outcome in one line.
 
     The comparison depends on the types. The difference of two sympy expressions must simplify to 0. An
-    :class:`Estimate` on the left must lie within five standard errors of the right-hand side. For numbers
-    and tensors, the largest deviation relative to max(1, |right|) must not exceed the tolerance.
+    :class:`~vaebook.estimates.Estimate` on the left must lie within five standard errors of the right-hand
+    side. For numbers and tensors, the largest deviation relative to ``max(1, |right|)`` must not exceed the tolerance.
 
     Args:
         label: the equation's label in the book, such as ``"eq-kl-gaussian"``.
@@ -107,7 +107,7 @@ def claim(sentence: str, holds: bool, *, book: bool) -> None:
 
 
 def relative_deviations(left: Tensor, right: Tensor, relation: Relation = "=") -> Tensor:
-    """|left − right| / max(1, |right|), entry by entry; for a bound, only violations count.
+    """``|left − right| / max(1, |right|)``, entry by entry; for a bound, only violations count.
 
     >>> relative_deviations(torch.tensor([1.0, 200.0]), torch.tensor([1.5, 100.0]))
     tensor([0.3333, 1.0000])
@@ -139,7 +139,7 @@ def record(name: str, value: float | Tensor | Estimate, form: str = ".4g") -> No
 
     Args:
         name: chapter and quantity, such as ``"kl-forward"``; unique in the book.
-        value: a number, a tensor with one entry, or an :class:`Estimate`, shown with its standard error.
+        value: a number, a tensor with one entry, or an :class:`~vaebook.estimates.Estimate` with its standard error.
         form: how to format a number (Python's format language).
 
     The cell's output holds two forms: text for the prose, and plain numbers for tables of many runs.
