@@ -489,14 +489,11 @@ def test_the_first_page_opens_on_a_model_to_play_with_and_leads_on(browser: Brow
         before = decoded.evaluate("canvas => canvas.toDataURL()")
         plane.click(position={"x": 250, "y": 60})
         opened.page.wait_for_function("b => document.querySelector('.front canvas.f').toDataURL() !== b", arg=before)
+        assert opened.remote + opened.troubles == []
         for words, page in [("Begin at chapter 1", "notebooks/01_kl.html"), ("Explore", "pages/explorer.html")]:
             button = opened.page.locator(".front-buttons a", has_text=words)
             expect(button).to_be_in_viewport()
-            assert page in (button.get_attribute("href") or "").replace("../", "").replace("explorer.html", page)
-            button.click()
-            opened.page.wait_for_url(re.compile(re.escape(page)))
-            opened.page.go_back()
-        assert opened.remote + opened.troubles == []
+            assert button.evaluate("link => link.href").startswith(address + page)
 
 
 def test_an_equation_and_the_function_that_computes_it_lead_to_each_other(browser: Browser, address: str) -> None:
