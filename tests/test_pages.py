@@ -37,6 +37,7 @@ PAGES = sorted(path.relative_to(HTML).as_posix() for path in HTML.rglob("*.html"
 CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FIRST = "pages/intro.html"
+MODULE = "pages/module.html"
 SIXTH = "notebooks/06_reparametrisation"
 EIGHTH = "notebooks/08_training.html"
 
@@ -217,6 +218,7 @@ KINDS = [
     EIGHTH,  # a chapter: code, formulas, figures, tables, exercises with answers to unfold
     "pages/checks.html",  # one long table of numbers, each a link
     "pages/explorer.html",  # something to operate, by mouse or keyboard
+    MODULE,  # what autodoc makes of docstrings
     "pages/bibliography.html",  # a list of references
     "genindex.html",  # what Sphinx itself lays out
     "search.html",  # a form
@@ -421,11 +423,6 @@ def test_a_figure_has_the_page_s_paper_and_ink_that_stands_out(
     assert (np.median(light) < 0.05) == (scheme == "dark")
 
 
-def source(page: str) -> str:
-    path = HTML / "_sources" / f"{page}.md"
-    return path.read_text(encoding="utf-8").lower() if path.is_file() else ""
-
-
 def found(browser: Browser, address: str, word: str) -> tuple[list[str], list[str]]:
     """The pages that the search lists for a word, and what went wrong meanwhile."""
     with browser.new_context() as context:
@@ -436,13 +433,35 @@ def found(browser: Browser, address: str, word: str) -> tuple[list[str], list[st
         return [link.get_attribute("href") or "" for link in links], searching.remote + searching.troubles
 
 
-@pytest.mark.parametrize("word", ["reparametrisation", "reparameterization"])
-def test_search_finds_either_spelling(browser: Browser, address: str, word: str) -> None:
-    if word not in source(SIXTH):
-        pytest.skip(f"chapter 6 does not say {word!r}")
-    links, troubles = found(browser, address, word)
-    assert any(link.startswith(f"{SIXTH}.html") for link in links)
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        ("reparameterization trick", f"{SIXTH}.html#equation-eq-reparametrisation"),
+        ("reparametrisation trick", f"{SIXTH}.html#equation-eq-reparametrisation"),
+        ("Reparametrization", f"{SIXTH}.html#equation-eq-reparametrisation"),
+        ("reparameterisation", f"{SIXTH}.html#equation-eq-reparametrisation"),
+        ("ELBO", "notebooks/04_elbo.html#equation-def-elbo"),
+        ("evidence lower bound", "notebooks/04_elbo.html#equation-def-elbo"),
+        ("KL", "notebooks/01_kl.html#equation-def-kl"),
+        ("KL divergence", "notebooks/01_kl.html#equation-def-kl"),
+        ("posterior collapse", "notebooks/07_loss.html#sums-and-means"),
+        ("vae", "notebooks/05_gaussian_vae.html#the-gaussian-vae-and-its-kl"),
+        ("amortization gap", "notebooks/12_covariance.html#equation-eq-cov-gap-split"),
+        ("regularizer", "notebooks/09_autoencoder.html#equation-eq-auto-penalty"),
+        ("elbo_from_loss", f"{MODULE}#vaebook.objectives.elbo_from_loss"),
+    ],
+)
+def test_search_begins_with_the_place_that_a_reader_means(
+    browser: Browser, address: str, words: str, place: str
+) -> None:
+    links, troubles = found(browser, address, words)
+    assert links[0] == place
     assert troubles == []
+
+
+def test_search_leaves_words_alone_that_the_book_spells_with_a_z(browser: Browser, address: str) -> None:
+    links, _ = found(browser, address, "batch size")
+    assert links[0] == f"{SIXTH}.html#why-one-draw-is-enough"
 
 
 def test_the_book_opens_from_a_folder(browser: Browser) -> None:
@@ -456,6 +475,94 @@ def test_the_book_opens_from_a_folder(browser: Browser) -> None:
         assert opened.page.locator("mjx-container").count() > 50
         assert opened.page.evaluate("[...document.fonts].some(font => font.status === 'loaded')")
         assert opened.remote + opened.troubles == []
+
+
+class Head(HTMLParser):
+    """A page's title, and what its head says about it."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.about: dict[str, str] = {}
+        self.title, self.within = "", ""
+        self.feed((HTML / page).read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.within = tag
+        if tag == "meta" and "content" in given:
+            self.about[given.get("name") or given.get("property") or ""] = given["content"]
+
+    def handle_data(self, data: str) -> None:
+        self.title += data * (self.within == "title" and not self.title)
+
+
+@pytest.mark.parametrize("page", ["index.html", FIRST])
+def test_a_link_to_the_book_can_be_previewed(page: str) -> None:
+    head = Head(page)
+    assert head.title.strip() == "Variational auto-encoders, derived and run" == head.about["og:title"]
+    assert 100 < len(head.about["description"]) < 200
+    assert head.about["og:description"] == head.about["description"]
+    picture = urlsplit(head.about["og:image"])
+    # In full where the address is known, as of pages that GitHub publishes.
+    folder = HTML / page if not picture.netloc else HTML / "index.html"
+    assert (folder.parent / "_static" / Path(picture.path).name).is_file() or (folder.parent / picture.path).is_file()
+    assert Head(EIGHTH).title.strip() == "8. Training on real digits — Variational auto-encoders, derived and run"
+    assert "og:title" not in Head(EIGHTH).about
+
+
+def test_the_first_page_opens_on_a_model_to_play_with_and_leads_on(browser: Browser, address: str) -> None:
+    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        opened = visit(context, address)
+        opened.open(address + FIRST)
+        plane = opened.page.locator(".front .vaebook-explorer.live .plane")
+        expect(plane).to_be_in_viewport()
+        decoded = opened.page.locator(".front canvas.f")
+        before = decoded.evaluate("canvas => canvas.toDataURL()")
+        plane.click(position={"x": 250, "y": 60})
+        opened.page.wait_for_function("b => document.querySelector('.front canvas.f').toDataURL() !== b", arg=before)
+        assert opened.remote + opened.troubles == []
+        for words, page in [("Begin at chapter 1", "notebooks/01_kl.html"), ("Explore", "pages/explorer.html")]:
+            button = opened.page.locator(".front-buttons a", has_text=words)
+            expect(button).to_be_in_viewport()
+            assert button.evaluate("link => link.href").startswith(address + page)
+
+
+def test_an_equation_and_the_function_that_computes_it_lead_to_each_other(browser: Browser, address: str) -> None:
+    with browser.new_context() as context:
+        opened = visit(context, address)
+        opened.open(f"{address}notebooks/01_kl.html")
+        opened.page.locator("[id='equation-eq-kl-gaussian'] + p.in-code a").click()
+        described = opened.page.locator("dl.function:has([id='vaebook.divergences.kl_diagonal'])")
+        expect(described.locator("dt.sig")).to_be_in_viewport(timeout=20_000)
+        described.locator("a[href$='#equation-eq-kl-gaussian']").click()
+        # Formulas above it are set first, and move it.
+        expect(opened.page.locator("[id='equation-eq-kl-gaussian']")).to_be_in_viewport(timeout=20_000)
+        assert opened.remote + opened.troubles == []
+
+
+def looks(page: Page, selector: str, *properties: str) -> list[list[str]]:
+    """The computed values of properties of all elements that fit, each list once."""
+    script = "([s, names]) => [...document.querySelectorAll(s)].map(e => names.map(name => getComputedStyle(e)[name]))"
+    return [list(found) for found in {tuple(values) for values in page.evaluate(script, [selector, properties])}]
+
+
+def test_headings_weigh_by_rank_boxes_that_open_look_alike_and_a_quoted_number_is_plain(
+    browser: Browser, address: str
+) -> None:
+    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        page = context.new_page()
+        page.goto(f"{address}notebooks/04_elbo.html")
+        heads = [looks(page, f".bd-article h{rank}", "fontWeight", "fontSize") for rank in (1, 2, 3)]
+        assert [len(found) for found in heads] == [1, 1, 1]
+        weights, sizes = zip(*((float(weight), float(size[:-2])) for ((weight, size),) in heads), strict=True)
+        assert list(weights) == sorted(weights, reverse=True)
+        assert list(sizes) == sorted(set(sizes), reverse=True)
+        page.locator(".admonition.dropdown").first.wait_for()
+        alike = ("fontWeight", "fontSize", "backgroundColor", "color", "listStylePosition", "listStyleType", "display")
+        (solution,) = looks(page, ".admonition.toggle-hidden > .admonition-title", *alike)
+        (code,) = looks(page, "details.hide:not([open]) > summary > .collapsed", *alike)
+        assert solution[:4] == code[:4]
+        assert looks(page, "p > .pasted-text", "fontWeight") == [["400"]]
 
 
 def test_the_index_leads_to_the_first_page(browser: Browser, address: str) -> None:

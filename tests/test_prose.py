@@ -108,7 +108,7 @@ def test_no_result_is_typed(chapter: Path) -> None:
     assert typed_results(cells, set(GIVEN.get(chapter.stem, {}))) == []
 
 
-@pytest.mark.parametrize("name", ["intro", "notation", "checks", "explorer"])
+@pytest.mark.parametrize("name", ["intro", "notation", "checks", "explorer", "module"])
 def test_no_result_is_typed_on_the_other_pages(name: str) -> None:
     found = results((ROOT / "pages" / f"{name}.md").read_text(encoding="utf-8"))
     assert set(found) == set(GIVEN.get(name, {}))

@@ -1,6 +1,6 @@
 """Gaussians with diagonal or full covariance, built from the mean μ and the *logarithm* of σ.
 
-The book's networks emit log σ (:eq:`def-encoder`), and these classes store it. They never compute
+The book's networks emit log σ, as :eq:`def-encoder` says, and these classes store it. They never compute
 log(exp(log σ)), which would lose digits for small and large σ.
 """
 

@@ -144,7 +144,7 @@ def record(name: str, value: float | Tensor | Estimate, form: str = ".4g") -> No
 
     Args:
         name: chapter and quantity, such as ``"kl-forward"``; unique in the book.
-        value: a number, a tensor with one entry, or an :class:`Estimate`, shown with its standard error.
+        value: a number, a tensor with one entry, or an :class:`~vaebook.estimates.Estimate` with its standard error.
         form: how to format a number (Python's format language).
 
     The cell's output holds two forms: text for the prose, and plain numbers for tables of many runs.

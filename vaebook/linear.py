@@ -72,7 +72,7 @@ class LinearGaussian:
     def elbo(self, x: Tensor, q: DiagonalGaussian) -> Tensor:
         r"""The bound 𝓛 in closed form for any diagonal q, in nats; ``(B, d)`` and ``(B, m)`` to ``(B,)``.
 
-        The expected squared error is ‖x − b − Wμ‖² + Σ_j σ_j² ‖w_j‖² (:eq:`eq-reconstruction-linear`).
+        The expected squared error is ‖x − b − Wμ‖² + Σ_j σ_j² ‖w_j‖², by :eq:`eq-reconstruction-linear`.
         """
         variance = (2 * q.log_sigma).exp()
         spread = (variance * self.W.square().sum(0)).sum(-1)

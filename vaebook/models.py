@@ -150,7 +150,7 @@ class VAE(nn.Module):
     """The variational auto-encoder: prior π = N(0, I_m), encoder q_φ(z|x), decoder p_θ(x|z).
 
     Args:
-        encoder: maps x, ``(..., d)``, to a :class:`DiagonalGaussian` or :class:`FullGaussian` over z.
+        encoder: maps x, ``(..., d)``, to a Gaussian over z, of :mod:`vaebook.gaussians`.
         decoder: maps z, ``(..., m)``, to a distribution over x.
         d, latent_dim: the dimensions of x and z; 1 ≤ latent_dim < d.
 

@@ -113,7 +113,7 @@ class Loss(NamedTuple):
     elbo: Tensor
 
 
-# A function of (model, x, n_samples, generator) that `vaebook.training.train` minimises.
+#: A function of (model, x, n_samples, generator) that :func:`vaebook.training.train` minimises.
 LossFunction = Callable[[Any, Tensor, int, Generator | None], Loss]
 
 

@@ -77,6 +77,7 @@ def add_index_entries(app: Sphinx, env: Any) -> None:
     """Enter the terms of ``pages/index.yml`` into the index; warn of a place that is not there."""
     source = Path(app.confdir, "pages", "index.yml")
     terms = yaml.safe_load(source.read_text(encoding="utf-8")) if source.is_file() else {}
+    terms = {term: [places] if isinstance(places, str) else places for term, places in terms.items()}
     # A place is a label, or a heading as "chapter#its-id".
     found = {label: place[:2] for label, place in env.get_domain("std").data["anonlabels"].items()}
     for label, (page, _) in env.get_domain("math").data["objects"].items():
@@ -86,12 +87,12 @@ def add_index_entries(app: Sphinx, env: Any) -> None:
             found[page.removeprefix(CHAPTERS) + link["anchorname"]] = (page, link["anchorname"][1:])
     entries = env.get_domain("index").data["entries"]
     for term, places in terms.items():
-        for place in [places] if isinstance(places, str) else places:
-            see = place.startswith("see ")
-            kind, words = ("see", f"{term}; {place[4:]}") if see else ("single", term)
-            page, anchor = found.get(place, (env.config.root_doc, ""))
-            entries.setdefault(page, []).append((kind, words, anchor, "", None))
-            if not see and place not in found:
+        for k, place in enumerate(places):
+            kind, words = ("see", f"{term}; {place[4:]}") if place.startswith("see ") else ("single", term)
+            aim = terms[place[4:]][0] if kind == "see" else place
+            page, anchor = found.get(aim, (env.config.root_doc, ""))
+            entries.setdefault(page, []).append((kind, words, anchor, "" if k else "main", None))
+            if aim not in found:
                 logger.warning("index.yml: %r leads to %r, which is no label or heading", term, place)
 
 

@@ -120,3 +120,11 @@ for (const filter of document.querySelectorAll(".filter")) filterRows(filter);
 
 // Pages opened as files may not read one another, so search shows titles alone.
 if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+
+// The book spells as the British do: a reader who looks for reparameterization finds the reparametrisation.
+if (typeof Search !== "undefined") {
+  const find = Search.query, stemmer = new Stemmer();
+  const british = (word) => word.replace(/parameteri[sz]/, "parametris").replace(/^(\w{3,}i)z(?=e|ing|ation)/, "$1s");
+  Search.query = (typed) => find(typed.toLowerCase().replace(/\w+/g, (word) =>
+    stemmer.stemWord(british(word)) in Search._index.terms ? british(word) : word));
+}
