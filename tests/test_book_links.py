@@ -19,7 +19,8 @@ import book_links  # noqa: E402
 CONFIGURATION = f"""
 import sys
 sys.path.insert(0, {str(EXTENSIONS)!r})
-extensions = ["sphinx.ext.mathjax", "book_pages", "book_links"]
+extensions = ["sphinx.ext.mathjax", "sphinxcontrib.bibtex", "book_pages", "book_links"]
+bibtex_bibfiles = []
 html_theme = "sphinx_book_theme"
 """
 PAGE = """
