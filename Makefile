@@ -11,6 +11,8 @@ INSTALLED := $(VENV)/.installed
 BENCH := $(VENV)/bench/.installed
 # What test-portable compares: CHAPTERS="notebooks/01_kl.ipynb" is one.
 CHAPTERS ?= notebooks
+# Of the ranges: "--sample", names of chapters such as 01_kl; none is all.
+CASES ?=
 # For a machine without a GPU: the address of PyTorch's CPU builds, as its own installation page gives it.
 CPU_WHEELS ?=
 # Of the benchmarks, such as "epoch likelihood"; none is all.
@@ -18,7 +20,7 @@ PARTS ?=
 CODE := vaebook vaebook_runner pages tests benchmarks jupyterlab conftest.py
 
 .DEFAULT_GOAL := help
-.PHONY: help book pdf test test-portable mutants bench lab refresh lint lock clean distclean
+.PHONY: help book pdf test test-portable ranges mutants bench lab refresh lint lock clean distclean
 
 # A moved project or a removed Python leaves stamps beside an environment that no longer runs.
 ifneq ($(wildcard $(LOCKED)),)
@@ -42,6 +44,9 @@ test: $(INSTALLED) ## unit tests, doctests, and every chapter against its stored
 test-portable: $(INSTALLED) ## the stored outputs again, as one thread of an older processor computes them
 	@OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 \
 	    OPENBLAS_CORETYPE=Nehalem $(BIN)/pytest -n auto --dist loadscope --nbval $(CHAPTERS)
+
+ranges: $(INSTALLED) ## run each chapter at the ends of its parameters' ranges (an hour; a sample is part of .ci/run)
+	@$(BIN)/python tests/ranges_of_chapters.py _build/ranges $(CASES)
 
 mutants: $(INSTALLED) ## put small mistakes into the mathematics and see that the tests notice (part of .ci/run)
 	@$(BIN)/python tests/mutants.py
