@@ -1,7 +1,10 @@
 """What every chapter promises: parameters under common names, checked equations, described figures, a stored pair."""
 
+import ast
 import json
+import math
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,9 @@ NAMES = {
     "budget": "str",
 }
 LONGEST_CELL, LONGEST_FOLDED_CELL = 30, 40  # lines; what draws a diagram is folded
+# Lines of code that fit a page; the linter holds the stored notebooks to it.
+WIDTH = tomllib.loads((ROOT / "notebooks" / "ruff.toml").read_text(encoding="utf-8"))["line-length"]
+BOOKKEEPING = {"record", "claim", "at_least", "above", "use_style", "redirect_stdout"}
 LABEL = re.compile(r"^ *:label: *((?:eq|def)-[a-z0-9-]+)$", re.M)
 
 
@@ -46,6 +52,22 @@ def stored(chapter: Path) -> list[Any]:
 
 def labels(chapter: Path) -> list[str]:
     return LABEL.findall("\n".join(cell.source for cell in cells(chapter, "markdown")))
+
+
+def shown(chapter: Path) -> list[str]:
+    """The code that a page shows without a click."""
+    folded = {"hide-input", "hide-cell"}
+    return [cell.source for cell in cells(chapter, "code") if not folded & set(cell.metadata.get("tags", []))]
+
+
+def bookkeeping(source: str) -> set[int]:
+    """The lines of a cell that serve the book's machinery and none of its ideas."""
+    lines: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else None
+        if isinstance(node, ast.Import | ast.ImportFrom) or called in BOOKKEEPING:
+            lines |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return lines
 
 
 def test_the_contents_list_every_chapter() -> None:
@@ -96,6 +118,30 @@ def test_no_cell_is_longer_than_a_reader_takes_in(chapter: Path) -> None:
         longest = LONGEST_FOLDED_CELL if folded else LONGEST_CELL
         lines = [line for line in cell.source.splitlines() if not line.startswith(("import ", "from "))]
         assert len(lines) <= longest, cell.source
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.stem)
+def test_no_line_of_code_is_wider_than_a_page(chapter: Path) -> None:
+    assert WIDTH == 87
+    lines = [line for cell in cells(chapter, "code") for line in cell.source.splitlines()]
+    assert [line for line in lines if len(line) > WIDTH] == []
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.stem)
+def test_a_chapter_opens_on_its_question_and_not_on_its_imports(chapter: Path) -> None:
+    everything = [cell.source for cell in cells(chapter, "code")]
+    assert "import " in everything[0]
+    assert shown(chapter)[0] == everything[1] == parameters_of(read_notebook(chapter), chapter.stem).text
+    assert not any(isinstance(node, ast.Import | ast.ImportFrom) for source in shown(chapter) for node in
+                   ast.walk(ast.parse(source)))  # fmt: skip
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.stem)
+def test_bookkeeping_is_folded_away(chapter: Path) -> None:
+    """Records, claims and ranges take less than a twentieth of the lines that a reader sees."""
+    texts = "\n".join(cell.source for cell in cells(chapter, "markdown")).splitlines()
+    read = sum(math.ceil(len(line) / 90) for line in texts) + sum(len(code.splitlines()) for code in shown(chapter))
+    assert sum(len(bookkeeping(code)) for code in shown(chapter)) < 0.05 * read
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.stem)

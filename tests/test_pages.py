@@ -40,6 +40,7 @@ FIRST = "pages/intro.html"
 MODULE = "pages/module.html"
 SIXTH = "notebooks/06_reparametrisation"
 EIGHTH = "notebooks/08_training.html"
+BOX = "getBoundingClientRect()"
 
 pytestmark = [
     pytest.mark.skipif(not PAGES, reason="no rendered book in _build/html: make book"),
@@ -199,6 +200,22 @@ THIN_OUT = """() => {
         formula.replaceWith(box);
     }
 }"""
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_code_fits_a_page_and_takes_a_third_of_it_at_most(browser: Browser, address: str, page: str) -> None:
+    """On 1280 pixels no line of code scrolls, folded or not. Folded code takes no part in the third."""
+    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        opened = visit(context, address)
+        opened.open(address + page)  # and its formulas are set
+        height = opened.page.evaluate(f"() => document.querySelector('article.bd-article').{BOX}.height")
+        in_sight = ".cell:not(.tag_hide-input, .tag_hide-cell) > .cell_input"
+        code = opened.page.evaluate(f"() => [...document.querySelectorAll('{in_sight}')].map(e => e.{BOX}.height)")
+        assert 0 < sum(code) < height / 3
+        opened.page.evaluate("() => document.querySelectorAll('details').forEach(d => { d.open = true; })")
+        widths = "pre => [pre.scrollWidth - pre.clientWidth, pre.textContent]"
+        blocks = opened.page.evaluate(f"() => [...document.querySelectorAll('.cell_input pre')].map({widths})")
+        assert [text for excess, text in blocks if excess > 0] == []
 
 
 def barriers(page: Page, **options: object) -> list[str]:

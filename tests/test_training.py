@@ -549,6 +549,19 @@ def test_progress_is_quiet_in_a_pipe_and_a_bar_in_a_terminal() -> None:
     assert "validation J" in shown
 
 
+def test_without_progress_neither_a_notebook_nor_a_terminal_shows_any(
+    digits: tuple[Tensor, Tensor], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vaebook.training.in_notebook", lambda: True)
+    run(vae(), digits, epochs=1)
+    assert "epoch 1/1" in capfd.readouterr().out
+    run(vae(), digits, epochs=1, progress=False)
+    monkeypatch.setattr("vaebook.training.in_notebook", lambda: False)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    run(vae(), digits, epochs=1, progress=False)
+    assert capfd.readouterr() == ("", "")
+
+
 class Learned(nn.Module):
     """A loss with a weight of its own."""
 

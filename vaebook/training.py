@@ -65,6 +65,7 @@ def train(
     schedule: Schedule = constant,
     checkpoint: str | Path | None = None,
     device: str | int | torch.device | None = None,
+    progress: bool = True,
 ) -> History:
     r"""Minimise J = (1/N) Σ_i [J_recon(x_i) + J_KL(x_i)] by Adam, in place, and return the history.
 
@@ -80,13 +81,12 @@ def train(
             CPU and on GPUs, are as they were afterwards.
         loss: ``practical_loss`` (J), ``negative_elbo`` for other decoders, ``reconstruction_loss``, or your own. It is
             called for validation too, and once to see its shapes, so that it must not count its calls.
-        schedule: factor of the learning rate as a function of t, the completed share of the epochs, from
-            0 to 1: ``constant``, ``cosine``, or your own.
-        checkpoint: a ``.safetensors`` file, written after each epoch. If it exists, training resumes from
-            it and gives the same numbers as an uninterrupted run. It knows its run by the contents of the data,
-            the initial weights, the loss, the schedule and the settings. :func:`vaebook.checkpoints.load_weights`
-            takes the weights alone.
+        schedule: factor of the learning rate at t, the share of epochs done: ``constant``, ``cosine``, your own.
+        checkpoint: a ``.safetensors`` file, written after each epoch. If it exists, training resumes from it, with the
+            numbers of an uninterrupted run. It knows its run by the data, the initial weights, the loss, the schedule
+            and the settings. :func:`vaebook.checkpoints.load_weights` takes the weights alone.
         device: where to train; the default is a GPU if there is one, else the CPU.
+        progress: whether to show how the epochs go.
 
     Raises:
         TypeError: a setting is no number.
@@ -131,7 +131,7 @@ def train(
             )  # fmt: skip
             if path.exists():
                 history = History(*load_checkpoint(path, model, optimiser, generator, run, epochs))
-        for epoch in epochs_with_progress(len(history), epochs, history):
+        for epoch in epochs_with_progress(len(history), epochs, history, progress):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate * schedule((epoch - 1) / epochs)
             with in_mode(model, True), seeded((1_000_003 * seed + epoch) % 2**63):
@@ -192,16 +192,16 @@ def append(means: dict[str, list[float]], values: Tensor, epoch: int) -> None:
         means[name].append(number)
 
 
-def epochs_with_progress(start: int, stop: int, history: History) -> Any:
+def epochs_with_progress(start: int, stop: int, history: History, progress: bool) -> Any:
     """Yield the numbers of the remaining epochs, start + 1 to stop, and show the progress.
 
-    A terminal shows a bar. A notebook shows one line after each fifth of the epochs, without times, so that
-    stored outputs are the same on every machine.
+    A terminal shows a bar. A notebook shows a line after each fifth of the epochs, without times, so that stored
+    outputs are the same on every machine. Without ``progress`` neither shows anything.
     """
     notebook = in_notebook()
-    shown = {round(stop * k / 5) for k in range(1, 6)}
-    # disable=None: no bar if the output is not a terminal.
-    bar = tqdm(range(start + 1, stop + 1), initial=start, total=stop, unit="epoch", disable=notebook or None)
+    shown = {round(stop * k / 5) for k in range(1, 6)} if progress else set()
+    hide = notebook or not progress or None  # None: no bar if the output is not a terminal
+    bar = tqdm(range(start + 1, stop + 1), initial=start, total=stop, unit="epoch", disable=hide)
     for epoch in bar:
         yield epoch
         if notebook and epoch in shown:
