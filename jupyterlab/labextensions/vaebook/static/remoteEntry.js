@@ -6,7 +6,7 @@
     const { equations = {}, figures = {}, titles = {}, citations = {} } = references ?? {};
 
     const STYLE = `
-        .vaebook-caption { margin: 0 var(--jp-code-padding) 1.2em calc(var(--jp-cell-collapser-width) + var(--jp-cell-prompt-width) + 9px); }
+        .vaebook-caption { margin: 0 var(--jp-code-padding) 1.2em calc(var(--jp-cell-collapser-width) + var(--jp-cell-prompt-width)); }
         .vaebook-caption p { max-width: 683px; font-size: var(--jp-content-font-size0); color: var(--jp-ui-font-color2); }
         .jp-Notebook .myst h1 { margin-bottom: 0.6em; }`;
 
@@ -34,12 +34,11 @@
         return page && `${here ? path.split("/").pop() : "../".repeat(path.split("/").length - 1) + page + ".md"}#${label}`;
     }
 
-    /** An equation's role in Markdown and the label of a tick in HTML, as links; for what code shows, and captions. */
-    const equation = (written, link) => (_, label) => (equations[label] ? link(label) : written(label));
-    const inMarkdown = (text, path) =>
-        text.replace(/\{eq\}`([^`]+)`/g, equation(number, label => `[${number(label)}](${address(label, path)})`));
-    const inHTML = (text, path) =>
-        text.replace(/<code>([\w-]+)<\/code>/g, equation(label => `<code>${label}</code>`, label => `<a href="${address(label, path)}">${number(label)}</a>`));
+    /** Equations as links in what code shows and in captions: roles in Markdown, and in HTML the labels of ticks. */
+    const inMarkdown = (text, path) => text.replace(/\{eq\}`([^`]+)`/g, (_, label) =>
+        equations[label] ? `[${number(label)}](${address(label, path)})` : number(label));
+    const inHTML = (text, path) => text.replace(/<code>([\w-]+)<\/code>/g, (code, label) =>
+        equations[label] ? `<a href="${address(label, path)}">${number(label)}</a>` : code);
 
     // --- prose: each construct that jupyterlab-myst leaves as it is written, or numbers in its own way ---
 
@@ -160,7 +159,7 @@
         let timer;
         cell.model.outputs.changed.connect(() => {
             clearTimeout(timer);
-            timer = setTimeout(() => cell.isDisposed || refresh(cell.parent), 100);
+            timer = setTimeout(() => cell.parent && refresh(cell.parent), 100);
         });
         return cell;
     }
@@ -179,9 +178,8 @@
             const place = () => cell.node.querySelector(`[id="${label}"]`) ?? cell.node;
             const observer = new ResizeObserver(() => place().scrollIntoView({ block: "center" }));
             observer.observe(notebook.viewportNode);
-            const stop = () => observer.disconnect();
-            for (const moved of ["wheel", "pointerdown", "keydown"]) notebook.node.addEventListener(moved, stop, { once: true });
-            setTimeout(stop, 30_000);
+            for (const moved of ["wheel", "pointerdown", "keydown"]) // The reader goes elsewhere.
+                document.addEventListener(moved, () => observer.disconnect(), { once: true, capture: true });
         };
         return notebook;
     }
@@ -198,11 +196,12 @@
 
     // --- outputs ---
 
-    /** A picture as large as it says: matplotlib drew it with 192 dots to the inch, and a page has 96. */
-    function scale(image) {
-        const [, dots] = /pHYs(....)/s.exec(atob(image.src.split(",")[1].slice(0, 400))) ?? [];
-        const perMetre = dots && [...dots].reduce((sum, byte) => 256 * sum + byte.charCodeAt(0), 0);
-        if (perMetre && !image.hasAttribute("width")) image.decode().then(() => { image.width = image.naturalWidth * 96 / (0.0254 * perMetre); });
+    /** A picture as large as its file says: matplotlib drew it with 192 dots to the inch, and a page has 96. */
+    function scale(image, png) {
+        const [, dots] = /pHYs(....)/s.exec(atob(png.slice(0, 400))) ?? [];
+        if (!dots || image.hasAttribute("width")) return;
+        const perMetre = [...dots].reduce((sum, byte) => 256 * sum + byte.charCodeAt(0), 0);
+        image.decode().then(() => { image.width = image.naturalWidth * 96 / (0.0254 * perMetre); });
     }
 
     function adaptOutputs(RenderMimeRegistry) {
@@ -212,10 +211,11 @@
             const renderer = createRenderer.call(this, mime);
             const { renderModel } = renderer;
             renderer.renderModel = async model => {
-                const written = rewrite[mime]?.(String(model.data[mime]), this.resolver?.path ?? "");
-                const data = { value: { ...model.data, [mime]: written } };
-                await renderModel.call(renderer, written ? Object.create(model, { data }) : model);
-                if (mime === "image/png") scale(renderer.node.querySelector("img"));
+                const before = String(model.data[mime]);
+                const after = rewrite[mime]?.(before, this.resolver?.path ?? "") ?? before;
+                const data = { value: { ...model.data, [mime]: after } };
+                await renderModel.call(renderer, after === before ? model : Object.create(model, { data }));
+                if (mime === "image/png") scale(renderer.node.querySelector("img"), before);
             };
             return renderer;
         };
