@@ -299,15 +299,14 @@ def test_opening_a_chapter_changes_no_file_nor_does_an_edit_that_is_undone(lab: 
     for name in CHAPTERS:
         notebook = open_file(page, f"{name}.md")
         expect(notebook.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")).to_be_visible()
-        folded = notebook.locator(".jp-Cell-inputWrapper .jp-Placeholder")
-        before = folded.count()
-        folded.first.click()
-        expect(folded).to_have_count(before - 1)
-    assert page.locator("#jp-main-dock-panel .jp-mod-dirty").count() == 0
+        notebook.locator(".jp-Cell-inputWrapper .jp-Placeholder", has_text="at_least(").click()
+        expect(notebook.locator(".jp-CodeCell .cm-content", has_text="at_least(").first).to_be_visible()
+    unsaved = page.locator("#jp-main-dock-panel .lm-TabBar-tab.jp-mod-dirty")
+    assert unsaved.count() == 0
 
     open_file(page, "01_kl.md").locator(".jp-CodeCell .cm-content", has_text="n_samples: int").first.click()
     page.keyboard.type("#")
-    expect(page.locator("#jp-main-dock-panel .jp-mod-dirty")).to_have_count(1)
+    expect(unsaved).to_have_count(1)
     page.keyboard.press("Backspace")
     path = lab.root / "notebooks" / "01_kl.md"
     before = path.stat().st_mtime_ns
