@@ -5,6 +5,7 @@ A server of its own, which remembers nothing outside the test's folder, and the 
 
 from __future__ import annotations
 
+import ast
 import difflib
 import json
 import os
@@ -22,9 +23,11 @@ import nbformat
 import psutil
 import pytest
 import torch
+from traitlets.config.loader import PyFileConfigLoader
 
 from vaebook.explorer import explorer
 from vaebook.models import mlp_vae
+from vaebook_runner import pairs
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 pytest.importorskip("jupyterlab", reason="JupyterLab is not installed")
@@ -33,6 +36,8 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 PROJECT = Path(__file__).parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+REFERENCES = PROJECT / "notebooks" / "references.json"
+CHAPTERS = ("01_kl", "05_gaussian_vae", "08_training")
 CHAPTER = "02_again"
 PATIENCE = 90  # seconds
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
@@ -96,13 +101,14 @@ def write_explorer(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the first chapter, the same by another name, its outputs newer than its source, and an explorer."""
+    """A folder with chapters, the first by another name, its outputs newer than its source, and an explorer."""
     root = tmp_path_factory.mktemp("book")
     folder = root / "notebooks"
     folder.mkdir()
     for suffix in (".md", ".ipynb"):
-        for name in ("01_kl", CHAPTER):
-            shutil.copy(PROJECT / "notebooks" / f"01_kl{suffix}", folder / f"{name}{suffix}")
+        for name in CHAPTERS:
+            shutil.copy(PROJECT / "notebooks" / f"{name}{suffix}", folder)
+        shutil.copy(folder / f"01_kl{suffix}", folder / f"{CHAPTER}{suffix}")
     os.utime(folder / f"{CHAPTER}.md", (1e9, 1e9))
     write_explorer(folder / "explorer.ipynb")
     return root
@@ -177,6 +183,7 @@ def run_all(page: Page, notebook: Locator, cells: int) -> None:
     """Clear all outputs, whose numbers could not be told from new ones, run all cells, and wait for the last."""
     choose(page, "Edit", "Clear Outputs of All Cells")
     expect(notebook.locator(".jp-CodeCell .jp-OutputArea-output")).to_have_count(0)
+    choose(page, "View", "Expand All Code")  # a folded cell shows no number
     choose(page, "Run", "Run All Cells")
     prompts = notebook.locator(".jp-CodeCell .jp-InputPrompt")
     expect(prompts).to_have_text([re.compile(r"\[\d+\]")] * cells)
@@ -216,6 +223,108 @@ def test_the_first_start_shows_the_first_chapter_with_its_contents(lab: Lab, pag
     assert lab.complained(of=r"control sequence|labextensions/vaebook") == []
 
 
+def recorded(notebook: nbformat.NotebookNode) -> dict[str, str]:
+    """The texts that a notebook's outputs bind to names."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    bound = [output for output in outputs if "application/papermill.record/text/plain" in output.get("data", {})]
+    return {
+        output.metadata["scrapbook"]["name"]: ast.literal_eval(output.data["application/papermill.record/text/plain"])
+        for output in bound
+    }
+
+
+@in_browser
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_chapter_shows_what_its_page_shows(lab: Lab, page: Page, name: str) -> None:
+    references = json.loads(REFERENCES.read_text(encoding="utf-8"))
+    text, stored = pair(lab.root / "notebooks" / f"{name}.md")
+    notebook = open_file(page, f"{name}.md")
+
+    def own(kind: str) -> list[str]:
+        return [number for where, number in references[kind].values() if where == f"notebooks/{name}"]
+
+    proses = sum(cell.cell_type == "markdown" for cell in stored.cells)
+    expect(notebook.locator(".jp-MarkdownCell .myst")).to_have_count(proses)  # all are rendered
+    expect(notebook.locator(".myst .katex .tag")).to_have_text([f"({number})" for number in own("equations")])
+    captions = [re.compile(f"Fig. {re.escape(number)} [A-Z]") for number in own("figures")]
+    expect(notebook.locator(".vaebook-caption")).to_have_text(captions)
+
+    prose = "\n".join(notebook.locator(".myst").all_text_contents())
+    values = recorded(stored)
+    for quoted in re.findall(r"\{glue:text\}`([^`]+)`", text):
+        assert values[quoted] in prose
+        assert quoted not in prose
+    for cited in re.findall(r"\{cite:t\}`([^`,]+)`", text):
+        assert "{} ({})".format(*references["citations"][cited]) in prose
+    names = {*references["equations"], *references["figures"], *references["citations"]}
+    assert [name for name in names if name in prose] == []
+    assert notebook.locator(".myst [class*=red]:not(code *), .myst .katex-error").count() == 0
+
+    # Folded as on the page, and pictures as large as there.
+    tags = [cell.metadata.get("tags", []) for cell in stored.cells]
+    folded = sum("hide-input" in tag or "hide-cell" in tag for tag in tags)
+    expect(notebook.locator(".jp-Cell-inputWrapper .jp-Placeholder")).to_have_count(folded)
+    assert folded
+    assert notebook.locator("details").count() == text.count("{admonition} Solution")
+    assert notebook.locator("details[open]").count() == 0
+    for image in notebook.locator(".jp-RenderedImage img").all():
+        assert image.evaluate("image => image.width / image.naturalWidth") == pytest.approx(0.5, abs=0.01)
+    ticks = notebook.locator(".jp-OutputArea-output", has_text="✓").all_text_contents()
+    assert ticks
+    assert [tick for tick in ticks if re.search("(eq|def)-", tick)] == []
+
+
+@in_browser
+def test_a_reference_leads_to_its_place_in_another_chapter_or_in_this(lab: Lab, page: Page) -> None:
+    references = json.loads(REFERENCES.read_text(encoding="utf-8"))
+    other = [label for label, (where, _) in references["equations"].items() if where == "notebooks/05_gaussian_vae"]
+    source = (lab.root / "notebooks" / "08_training.md").read_text(encoding="utf-8")
+    label = next(label for label in other if f"{{eq}}`{label}`" in source)
+    number = references["equations"][label][1]
+    notebook = open_file(page, "08_training.md")
+    notebook.locator(".myst a", has_text=f"({number})").first.click()
+    current = page.locator("#jp-main-dock-panel .lm-TabBar-tab.jp-mod-current")
+    expect(current).to_contain_text("05_gaussian_vae.md")
+    expect(page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)").locator(f"[id='{label}']")).to_be_in_viewport()
+
+    notebook = open_file(page, "01_kl.md")
+    expect(notebook.locator("[id='eq-kl-gaussian']")).not_to_be_in_viewport()
+    notebook.locator(".jp-OutputArea-output a", has_text="(1.4)").first.click()  # a tick's
+    expect(notebook.locator("[id='eq-kl-gaussian']")).to_be_in_viewport()
+    expect(current).to_contain_text("01_kl.md")
+
+
+@in_browser
+def test_opening_a_chapter_changes_no_file_nor_does_an_edit_that_is_undone(lab: Lab, page: Page) -> None:
+    for name in CHAPTERS:
+        notebook = open_file(page, f"{name}.md")
+        expect(notebook.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")).to_be_visible()
+        notebook.locator(".jp-Cell-inputWrapper .jp-Placeholder", has_text="at_least(").click()
+        expect(notebook.locator(".jp-CodeCell .cm-content", has_text="at_least(").first).to_be_visible()
+    unsaved = page.locator("#jp-main-dock-panel .lm-TabBar-tab.jp-mod-dirty")
+    assert unsaved.count() == 0
+
+    open_file(page, "01_kl.md").locator(".jp-CodeCell .cm-content", has_text="n_samples: int").first.click()
+    page.keyboard.type("#")
+    expect(unsaved).to_have_count(1)
+    page.keyboard.press("Backspace")
+    path = lab.root / "notebooks" / "01_kl.md"
+    before = path.stat().st_mtime_ns
+    save(page, path, "n_samples: int")
+    assert path.stat().st_mtime_ns > before
+    for name in CHAPTERS:
+        for suffix in (".md", ".ipynb"):
+            file = lab.root / "notebooks" / f"{name}{suffix}"
+            assert file.read_bytes() == (PROJECT / "notebooks" / file.name).read_bytes(), file.name
+
+
+def test_without_the_book_s_numbers_the_configuration_still_holds(tmp_path: Path) -> None:
+    shutil.copy(PROJECT / "_config.yml", tmp_path)
+    shutil.copytree(PROJECT / "jupyterlab", tmp_path / "jupyterlab")
+    config = PyFileConfigLoader("jupyter_lab_config.py", path=str(tmp_path / "jupyterlab")).load_config()
+    assert config.ServerApp.tornado_settings["page_config_data"]["references"] == {}
+
+
 @in_browser
 def test_a_chapter_is_run_edited_and_saved_from_its_markdown(lab: Lab, page: Page) -> None:
     path = lab.root / "notebooks" / f"{CHAPTER}.md"
@@ -227,8 +336,17 @@ def test_a_chapter_is_run_edited_and_saved_from_its_markdown(lab: Lab, page: Pag
     notebook.locator(".jp-CodeCell .cm-content", has_text="n_samples: int").first.click()
     page.keyboard.press("Control+End")
     page.keyboard.type("\nn_samples = 20_000")
+    expect(notebook.locator(".myst").first).to_contain_text("100,000 random draws")
+    notebook.locator("details summary").first.click()
     run_all(page, notebook, codes)
     after, saved = save(page, path, "n_samples = 20_000")
+
+    # The prose quotes this run; and what the reader has unfolded is still open.
+    assert recorded(saved)["kl-samples"] == "20,000"
+    expect(notebook.locator(".myst").first).to_contain_text("20,000 random draws")
+    assert notebook.locator("details[open]").count() == 1
+    assert pairs.compare(path) == ([], False)
+    assert saved.metadata["language_info"] == stored.metadata["language_info"]
 
     changes = list(difflib.ndiff(before.splitlines(), after.splitlines()))
     assert [change for change in changes if change[0] in "+-"] == ["+ n_samples = 20_000"]
