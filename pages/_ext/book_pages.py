@@ -119,7 +119,8 @@ def link_source(app: Sphinx, page: str, template: str, context: dict[str, Any], 
 
 def offer_downloads(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     """Offer a chapter as a plain notebook and as MyST (``vaebook_runner.book`` writes both), and where to run it."""
-    groups = {group["label"]: group["buttons"] for group in context["header_buttons"] if page.startswith(CHAPTERS)}
+    shown = context["header_buttons"] if page.startswith(CHAPTERS) else []
+    groups = {group["label"]: group["buttons"] for group in shown if "buttons" in group}
     for suffix, (icon, what) in FORMATS.items() if groups else ():
         url = context["pathto"](f"_sources/{page}.{suffix}", 1)
         link = {"url": url, "text": f".{suffix}", "icon": f"fas fa-{icon}", "tooltip": f"Download {what}"}
