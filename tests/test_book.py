@@ -109,7 +109,8 @@ def test_pages_are_rendered_when_they_or_a_source_of_theirs_changed(
     assert page == project / "_build" / "html" / "index.html"
     render()
     assert len(rendered) == 1
-    (project / name).write_text((project / name).read_text() + "\n# more\n")
+    more = " " if name.endswith(".ipynb") else "\n# more\n"
+    (project / name).write_text((project / name).read_text() + more)
     render()
     assert len(rendered) == 2
 

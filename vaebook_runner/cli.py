@@ -117,7 +117,7 @@ def run(notebook: str, values: Pairs, params: Path | None, out: Path | None) -> 
     if page:
         write_html(target, f"notebooks/{source.stem}", find_root(source.parent), out)
         target.unlink()
-    else:
+    elif target != out:
         target.replace(out)
     click.echo(out)
 
