@@ -21,7 +21,6 @@ CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9]*.md"))
 # Neither measured nor set in code: what follows from arithmetic, and facts about the world.
 GIVEN = {
     "01_kl": {"1.44": "1 / log 2"},
-    "02_maximum_likelihood": {"1,797": "the digits", "55,000": "MNIST", "5,000": "MNIST"},
     "03_latent_variables": {"95 %": "radius √(2 log 20) in the code"},
     "06_reparametrisation": {"240": "5!·2", "720": "6!"},
     "07_loss": {"0.618": "golden section", "0.4": "1 / √2π", "5.7": "√64 / √2"},

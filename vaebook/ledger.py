@@ -143,7 +143,7 @@ def record(name: str, value: float | Tensor | Estimate, form: str = ".4g") -> No
     """Bind a measured value to a name, by which the prose quotes it: ``{glue:text}`name```.
 
     Args:
-        name: chapter and quantity, such as ``"kl-forward"``; unique in the book.
+        name: chapter and quantity, such as ``"kl-narrow-first"``; unique in the book.
         value: a number, a tensor with one entry, or an :class:`~vaebook.estimates.Estimate` with its standard error.
         form: how to format a number (Python's format language).
 
