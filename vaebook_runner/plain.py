@@ -17,7 +17,7 @@ import yaml  # type: ignore[import-untyped]
 RECORD = "application/papermill.record/text/plain"  # a number's text, as vaebook.ledger.record leaves it
 EQUATION = re.compile(r"^( *)`{3,}\{math\}\n *:label: (\S+)\n(.*?)\n *`{3,}$", re.M | re.S)
 BOX = re.compile(
-    r"^(`{3,}|:{3,})\{(?:admonition|note|tip|warning)\}(?P<title>.*?)\n(?P<options>(?::\w+:.*\n)*)(?P<body>.*?)\n\1$",
+    r"^(`{3,}|:{3,})\{(?:admonition|note|tip|warning)\}(?P<title>.*?)\n(?P<options>(?::\w+:[^\n]*\n)*)(?P<body>.*?)\n\1$",
     re.M | re.S,
 )
 ROLE = re.compile(r"\{(glue:text|eq|numref|ref|cite:[tp])\}`([^`]+)`")
