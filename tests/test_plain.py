@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,22 @@ def test_nothing_of_myst_is_left_in_a_chapter(path: Path) -> None:
     assert code == [cell.source for cell in stored.cells if cell.cell_type == "code"]
 
 
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_nothing_of_a_chapter_s_text_is_lost(path: Path) -> None:
+    stored, page, names = nbformat.read(path, as_version=4), f"notebooks/{path.stem}", names_of(ROOT)
+    result = plain(stored, page, names)
+    prose = "\n".join(cell.source for cell in result.cells if cell.cell_type == "markdown")
+    tags = re.findall(r"\\tag\{(.+)\}", prose)
+    assert tags == [number for where, number in names.equations.values() if where == page]
+
+    # Lines without a command, a role or a mark of MyST stay as they are.
+    written = "\n".join(cell.source for cell in stored.cells if cell.cell_type == "markdown")
+    lines = [line.strip() for line in written.splitlines() if not re.search(r"\\[A-Za-z]|[}>]`|^ *[`:(]", line)]
+    assert len(lines) > 50
+    shown = " ".join(re.sub("^> ?", "", prose, flags=re.M).split())
+    assert [line for line in lines if " ".join(line.split()) not in shown] == []
+
+
 @pytest.mark.parametrize(
     ("myst", "shown"),
     [
@@ -66,9 +83,15 @@ def test_nothing_of_myst_is_left_in_a_chapter(path: Path) -> None:
             "$$\n\\begin{aligned}\na &= b \\\\\n&= c\n\\end{aligned}\n\\tag{5.7}\n$$",
         ),
         ("```{note} Mind\nthis\n```", "> **Mind**\n>\n> this"),
+        ("```{note} Mind\nthat $a\n- b$ is\n$c$\n```", "> **Mind**\n>\n> that $a - b$ is\n> $c$"),
+        ("at \\$5 or $6\n\nand $x$", "at \\$5 or $6\n\nand $x$"),
         (
             "````{admonition} Solution\n:class: dropdown\n$\\E x$, {eq}`eq-here`\n````",
             "<details>\n<summary><b>Solution</b></summary>\n\n$\\mathbb{E} x$, (5.7)\n\n</details>",
+        ),
+        (
+            "````{admonition} Solution\n:class: dropdown\n:name: s\n\nFirst,\n\n- a\n\nlast.\n````",
+            "<details>\n<summary><b>Solution</b></summary>\n\nFirst,\n\n- a\n\nlast.\n\n</details>",
         ),
         ("it is {eq}`eq-unknown`, {cite:t}`nobody`", "it is (eq-unknown), nobody (no year)"),
     ],

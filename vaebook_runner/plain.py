@@ -17,14 +17,15 @@ import yaml  # type: ignore[import-untyped]
 RECORD = "application/papermill.record/text/plain"  # a number's text, as vaebook.ledger.record leaves it
 EQUATION = re.compile(r"^( *)`{3,}\{math\}\n *:label: (\S+)\n(.*?)\n *`{3,}$", re.M | re.S)
 BOX = re.compile(
-    r"^(`{3,}|:{3,})\{(?:admonition|note|tip|warning)\}(?P<title>.*?)\n(?P<options>(?::\w+:.*\n)*)(?P<body>.*?)\n\1$",
+    r"^(`{3,}|:{3,})\{(?:admonition|note|tip|warning)\}(?P<title>.*?)\n(?P<options>(?::\w+:[^\n]*\n)*)(?P<body>.*?)\n\1$",
     re.M | re.S,
 )
 ROLE = re.compile(r"\{(glue:text|eq|numref|ref|cite:[tp])\}`([^`]+)`")
-FORMULA = re.compile(r"\$\$.*?\$\$|(?<![\\$])\$[^$]+?(?<!\\)\$", re.S)
+FORMULA = re.compile(r"\$\$.*?\$\$|(?<![\\$])\$(?:(?!\n *\n)[^$])+?(?<!\\)\$", re.S)
 IN_BRACES = r"(?:[^{}\\]|\\.)*"
 for _ in range(3):  # braces may hold braces, three deep in this book
     IN_BRACES = rf"(?:[^{{}}\\]|\\.|\{{{IN_BRACES}\}})*"
+ARGUMENT = rf"\s*(?:\{{({IN_BRACES})\}}|(\\[a-zA-Z]+|\S))"
 INSTALL = """\
 try:
     import vaebook
@@ -90,10 +91,10 @@ def plain(notebook: Any, page: str, names: Names) -> Any:
 def text(source: str, page: str, names: Names) -> str:
     """Markdown without MyST; one rule for each construct."""
     source = EQUATION.sub(partial(equation, names), source)
-    source = BOX.sub(boxed, source)
     source = re.sub(r"^\([\w-]+\)=\n", "", source, flags=re.M)
     source = ROLE.sub(partial(role, page, names), source)
-    return FORMULA.sub(lambda formula: expanded(formula[0], names.macros), source)
+    source = FORMULA.sub(lambda formula: expanded(formula[0], names.macros), source)
+    return BOX.sub(boxed, source)  # last: the lines of a quotation must not cut a formula
 
 
 def role(page: str, names: Names, match: re.Match[str]) -> str:
@@ -132,11 +133,10 @@ def boxed(match: re.Match[str]) -> str:
 
 
 def expanded(formula: str, macros: Mapping[str, Any]) -> str:
-    """A formula without the book's own commands, of which some have one argument."""
+    """A formula without the book's own commands, some with one argument; within a line of text, on one line."""
+    formula = formula if formula.startswith("$$") else " ".join(formula.split())
     for name, meaning in macros.items():
-        tex, argument = meaning, "()()"
-        if not isinstance(meaning, str):
-            tex, argument = meaning[0], rf"\s*(?:\{{({IN_BRACES})\}}|(\\[a-zA-Z]+|\S))"
+        tex, argument = (meaning, "()()") if isinstance(meaning, str) else (meaning[0], ARGUMENT)
         while found := re.search(rf"\\{name}(?![a-zA-Z]){argument}", formula):
             meant = tex.replace("#1", found[1] or found[2])
             formula = f"{formula[: found.start()]}{meant}{formula[found.end() :]}"
