@@ -26,7 +26,7 @@ def test_every_check_has_a_row_and_every_equation_one_anchor() -> None:
     assert written.count("(checked-eq-a)=") == written.count("(checked-eq-c)=") == 1
     assert written.count("{eq}`eq-a`") == 3
     assert "checked-def-a" not in written
-    assert "{doc}`/notebooks/02_two`" in written
+    assert "The ticks are in {doc}`chapter 2 </notebooks/02_two>`." in written
     assert written.count("\n  - exact\n  - deviation 2 · 10⁻¹⁶, tolerance 10⁻¹⁰\n") == 5
     assert written.count("## A title") == 2
     assert MARK not in written

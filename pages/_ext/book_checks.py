@@ -70,7 +70,9 @@ def page(text: str, chapters: Sequence[Chapter]) -> str:
 
 def _table(chapter: Chapter, headings: Mapping[str, str]) -> str:
     """A section with one row a check; the first row of an equation is where its ticks point to."""
-    lines = [f"## {chapter.title}", "", f"The ticks of {{doc}}`/notebooks/{chapter.stem}`.", "", ":::{list-table}"]
+    number = chapter.stem[:2].lstrip("0")
+    lines = [f"## {chapter.title}", "", f"The ticks are in {{doc}}`chapter {number} </notebooks/{chapter.stem}>`.", ""]
+    lines += [":::{list-table}"]
     lines += [":header-rows: 1", "", "* - equation\n  - kind\n  - found"]
     for label, checks in chapter.checks.items():
         # A chapter may check an equation of an earlier one: the anchor is where the equation is.
