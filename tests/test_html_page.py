@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
 
 pytest.importorskip("playwright", reason="playwright is not installed")
@@ -71,6 +72,56 @@ def test_a_phone_need_not_scroll_sideways(written: Path, browser: Browser) -> No
     page.goto(written.as_uri())
     page.evaluate("MathJax.startup.promise")
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    page.close()
+
+
+WIDER = """all => all.filter(part => part.scrollWidth > part.clientWidth + 1).map(
+    part => [getComputedStyle(part).overflowX, part.textContent.slice(0, 60)])"""
+WIDTHS = "all => all.map(svg => Math.round(svg.getBoundingClientRect().width))"
+
+
+def test_code_and_formulas_wider_than_a_phone_scroll_and_keep_their_size(written: Path, browser: Browser) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.goto(written.as_uri())
+    page.evaluate("MathJax.startup.promise")
+    unnumbered = page.locator('mjx-container[display="true"]:not([width]) > svg')
+    before = unnumbered.evaluate_all(WIDTHS)
+    page.set_viewport_size({"width": 375, "height": 800})
+    wider = page.locator('pre, mjx-container[display="true"]').evaluate_all(WIDER)
+    assert len(wider) > 20
+    assert [part for part in wider if part[0] != "auto"] == []
+    assert page.locator(".jp-InputArea-editor, .highlight").evaluate_all(WIDER) == []  # they would cut it off
+    assert max(before) > 375
+    assert unnumbered.evaluate_all(WIDTHS) == before
+    page.close()
+
+
+def test_on_paper_nothing_is_cut_off(written: Path, browser: Browser) -> None:
+    page = browser.new_page(viewport={"width": 718, "height": 1000})  # A4 within a browser's usual margins
+    page.goto(written.as_uri())
+    page.evaluate("MathJax.startup.promise")
+    parts = page.locator('pre, mjx-container[display="true"]')
+    assert parts.evaluate_all(WIDER)
+    page.emulate_media(media="print")
+    assert parts.evaluate_all(WIDER) == []
+    page.close()
+
+
+def test_it_has_the_chapter_s_title_and_says_what_its_pictures_show(written: Path, browser: Browser) -> None:
+    stored = nbformat.read(ROOT / "notebooks" / f"{written.stem}.ipynb", as_version=4)
+    drawing = [
+        cell
+        for cell in stored.cells
+        if any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+    ]
+    alts = {" ".join(cell.metadata["mystnb"]["image"]["alt"].split()) for cell in drawing}
+    page = browser.new_page()
+    page.goto(written.as_uri())
+    assert page.title() == re.search("^# (.+)$", stored.cells[0].source, re.M)[1]
+    pictures = page.locator(".jp-RenderedImage img").all()
+    assert pictures
+    assert {" ".join(picture.get_attribute("alt").split()) for picture in pictures} <= alts
+    assert page.locator(".jp-InputPrompt:visible, .jp-OutputPrompt:visible").count() == 0
     page.close()
 
 

@@ -25,7 +25,7 @@ def write_html(executed: Path, page: str, root: Path | None, path: Path) -> None
 
     names = names_of(root)._replace(address="", link="{}")  # other chapters do not come with the file
     notebook = plain(nbformat.read(executed, as_version=4), page, names)
-
+    titles = [title for there, title in names.titles.values() if there == page] or [Path(page).name]
     mathjax = check_parts().read_text(encoding="utf-8").replace("</script", r"<\/script")
-    resources = {"metadata": {"name": Path(page).name}, "mathjax": mathjax}
+    resources = {"metadata": {"name": titles[0]}, "mathjax": mathjax}
     write_atomically(path, HTMLExporter(raw_template=TEMPLATE.read_text()).from_notebook_node(notebook, resources)[0])
