@@ -218,6 +218,41 @@ def test_code_fits_a_page_and_takes_a_third_of_it_at_most(browser: Browser, addr
         assert [text for excess, text in blocks if excess > 0] == []
 
 
+def test_neighbouring_folds_are_one_and_say_what_they_open() -> None:
+    """Code that is folded cell after cell stands behind one line; a line that opens output alone does not say code."""
+    alone = re.compile(
+        r'<div class="cell tag_hide-input[^>]*>\s*<details(?:(?!</details>).)*</details>\s*</div>\s*', re.S
+    )
+    kinds = set()
+    for page in CHAPTERS:
+        text = (HTML / page).read_text(encoding="utf-8")
+        for cell in alone.finditer(text):
+            assert not text.startswith('<div class="cell tag_hide-input', cell.end()), cell[0][:300]
+        folds = re.findall(
+            r'<details class="admonition hide (.*?)">.*?<p class="collapsed[^>]*>(.*?)</p>(.*?)</details>', text, re.S
+        )
+        for where, says, content in folds:
+            has_code, has_output = "cell_input" in content, "cell_output" in content
+            assert says == " and ".join(["code"] * has_code + ["output"] * has_output), (page, where)
+            kinds.add(says)
+    assert kinds == {"code", "output", "code and output"}
+
+
+@pytest.mark.parametrize("name", [FIRST, MODULE, "notebooks/15_published_table.html"])
+def test_no_listing_scrolls_on_a_wide_window(browser: Browser, address: str, name: str) -> None:
+    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        page = context.new_page()
+        page.goto(address + name)
+        excess = "[...document.querySelectorAll('article pre')].filter(e => e.scrollWidth > e.clientWidth)"
+        assert page.evaluate(f"() => {excess}.map(e => e.textContent)") == []
+
+
+def test_the_fields_of_a_named_tuple_are_not_called_aliases() -> None:
+    text = (HTML / MODULE).read_text(encoding="utf-8")
+    assert "vaebook.estimates.Estimate.stderr" in text
+    assert "Alias for field number" not in text
+
+
 def barriers(page: Page, **options: object) -> list[str]:
     """What axe-core calls serious or critical, with the first elements that it found each in."""
     answer = Axe().run(page, options={"resultTypes": ["violations"], "preload": False, **options}).response
@@ -563,7 +598,7 @@ def looks(page: Page, selector: str, *properties: str) -> list[list[str]]:
     return [list(found) for found in {tuple(values) for values in page.evaluate(script, [selector, properties])}]
 
 
-def test_headings_weigh_by_rank_boxes_that_open_look_alike_and_a_quoted_number_is_plain(
+def test_headings_weigh_by_rank_folded_code_is_a_quiet_line_and_a_quoted_number_is_plain(
     browser: Browser, address: str
 ) -> None:
     with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
@@ -575,10 +610,13 @@ def test_headings_weigh_by_rank_boxes_that_open_look_alike_and_a_quoted_number_i
         assert list(weights) == sorted(weights, reverse=True)
         assert list(sizes) == sorted(set(sizes), reverse=True)
         page.locator(".admonition.dropdown").first.wait_for()
-        alike = ("fontWeight", "fontSize", "backgroundColor", "color", "listStylePosition", "listStyleType", "display")
-        (solution,) = looks(page, ".admonition.toggle-hidden > .admonition-title", *alike)
-        (code,) = looks(page, "details.hide:not([open]) > summary > .collapsed", *alike)
-        assert solution[:4] == code[:4]
+        names = ("fontWeight", "fontSize", "backgroundColor")
+        (solution,) = looks(page, ".admonition.toggle-hidden > .admonition-title", *names)
+        (code,) = looks(page, "details.hide:not([open]) > summary > .collapsed", *names)
+        assert (solution[0], code[0]) == ("600", "400")
+        assert float(code[1][:-2]) < float(solution[1][:-2])
+        assert solution[2] == code[2] == "rgba(0, 0, 0, 0)"
+        assert looks(page, "details.hide", "boxShadow", "backgroundColor") == [["none", "rgba(0, 0, 0, 0)"]]
         assert looks(page, "p > .pasted-text", "fontWeight") == [["400"]]
 
 

@@ -24,8 +24,11 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_css_file("book.css", priority=800)  # after the theme's
     app.add_js_file("equations.js", loading_method="defer")
     app.add_js_file("book.js", loading_method="defer")
+    app.setup_extension("sphinx.ext.autodoc")  # whose event is listened to below
     app.connect("config-inited", adapt_theme)
     app.connect("doctree-read", add_reading_time)
+    app.connect("doctree-read", fold_once)
+    app.connect("autodoc-process-docstring", drop_aliases)
     app.connect("env-check-consistency", write_equations)
     app.connect("env-check-consistency", write_references)
     app.connect("env-updated", add_index_entries)
@@ -62,6 +65,24 @@ def add_reading_time(app: Sphinx, doctree: nodes.document) -> None:
         minutes = 5 * math.ceil(words / WORDS_PER_MINUTE / 5)
         note = nodes.paragraph("", f"Reading time: about {minutes} minutes.", classes=["reading-time"])
         next(doctree.findall(nodes.title)).parent.insert(1, note)
+
+
+def fold_once(app: Sphinx, doctree: nodes.document) -> None:
+    """Put folded code that stands together behind one line, and let the line say what it opens."""
+    cells = [node for node in doctree.findall(nodes.container) if node.get("nb_element") == "cell_code"]
+    for cell in cells:
+        mode = cell.get("hide_mode")
+        if mode == "output" or (mode == "all" and len(cell) > 1):
+            cell["prompt_show"] = cell["prompt_hide"] = "output" if mode == "output" else "code and output"
+        after = cell.next_node(descend=False, siblings=True)
+        if mode == "input" and len(cell) == 1 and after in cells and after.get("hide_mode") == mode:
+            after[0][:0] = cell[0].children
+            cell.parent.remove(cell)
+
+
+def drop_aliases(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Leave out what Python writes about each field of a named tuple, which says nothing."""
+    lines[:] = [line for line in lines if not line.startswith("Alias for field number")]
 
 
 def write_equations(app: Sphinx, env: Any) -> None:
