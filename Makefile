@@ -45,7 +45,7 @@ test-portable: $(INSTALLED) ## the stored outputs again, as one thread of an old
 	@OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 \
 	    OPENBLAS_CORETYPE=Nehalem $(BIN)/pytest -n auto --dist loadscope --nbval $(CHAPTERS)
 
-ranges: $(INSTALLED) ## run each chapter at the ends of its parameters' ranges (an hour; a sample is part of .ci/run)
+ranges: $(INSTALLED) ## run each chapter at the ends of its parameters' ranges (long; a sample is part of .ci/run)
 	@$(BIN)/python tests/ranges_of_chapters.py _build/ranges $(CASES)
 
 mutants: $(INSTALLED) ## put small mistakes into the mathematics and see that the tests notice (part of .ci/run)

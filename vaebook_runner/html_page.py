@@ -7,7 +7,7 @@ from vaebook_runner.files import UsageError, write_atomically
 from vaebook_runner.plain import names_of, plain
 
 # JupyterLab's own look, with the script for formulas inside the page in place of remote ones.
-TEMPLATE = Path(__file__).with_name("html_page.j2")
+TEMPLATE = Path(__file__).with_name("html_page.j2").read_text("utf-8")
 
 
 def check_parts() -> Path:
@@ -28,4 +28,4 @@ def write_html(executed: Path, page: str, root: Path | None, path: Path) -> None
     titles = [title for there, title in names.titles.values() if there == page] or [Path(page).name]
     mathjax = check_parts().read_text(encoding="utf-8").replace("</script", r"<\/script")
     resources = {"metadata": {"name": titles[0]}, "mathjax": mathjax}
-    write_atomically(path, HTMLExporter(raw_template=TEMPLATE.read_text()).from_notebook_node(notebook, resources)[0])
+    write_atomically(path, HTMLExporter(raw_template=TEMPLATE).from_notebook_node(notebook, resources)[0])
