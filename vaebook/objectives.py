@@ -177,7 +177,7 @@ def negative_importance_bound(model: VAE, x: Tensor, n_samples: int = 1, generat
     Shapes and errors as in :func:`importance_weighted_bound`. Source: :eq:`eq-importance-bound` of the book.
 
     >>> from vaebook.models import mlp_vae
-    >>> terms = negative_importance_bound(mlp_vae(64, 2), torch.zeros(7, 64), n_samples=5)
+    >>> terms = negative_importance_bound(mlp_vae(64, 2).double(), torch.zeros(7, 64).double(), n_samples=5)
     >>> torch.allclose(terms.elbo, -(terms.reconstruction + terms.kl))
     True
     """
