@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -164,6 +165,24 @@ def test_a_signal_to_all_processes_of_a_sweep_interrupts_it(
         assert not book.records()
         book.runs.rmdir()  # so that the next sweep shows by it that it has begun
         assert not [path for path in temporary.iterdir() if path.name.startswith(("vaebook-", "pymp-"))]
+
+
+def test_an_interrupt_that_waits_for_a_new_kernel_ends_it_silently() -> None:
+    """One that came while the process was set up, and so before it had a group of its own."""
+    code = """
+import multiprocessing, os, signal
+from vaebook_runner.forked import become_kernel
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def interrupted():
+    os.kill(os.getpid(), signal.SIGINT)
+    become_kernel(["-f", "none.json"], "/", {}, [])
+process = multiprocessing.get_context("fork").Process(target=interrupted)
+process.start()
+process.join(30)
+print(process.exitcode)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("1\n", "")
 
 
 def test_an_impatient_user_interrupts_more_than_once(book: Book) -> None:

@@ -121,11 +121,11 @@ def become_kernel(arguments: list[str], cwd: str, environment: dict[str, str], p
 
     gc.freeze()  # or the collector would touch, and so copy, every page
     os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):  # ipykernel shows in the notebook what cells write; its own messages go nowhere
         os.dup2(nothing, stream)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # a Ctrl-C that waited ends this process, silently
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment, JPY_PARENT_PID=str(os.getppid()))
