@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vaebook.estimates import Estimate, exceeds, monte_carlo
+from vaebook.estimates import Estimate, effect, exceeds, monte_carlo
 
 
 def test_mean_and_standard_error_equal_numpys() -> None:
@@ -54,3 +54,27 @@ def test_exceeds_compares_paired_examples_at_three_standard_errors() -> None:
 def test_complex_samples_have_no_standard_error_here() -> None:
     with pytest.raises(ValueError, match="samples needs real numbers"):
         monte_carlo(torch.tensor([1 + 5j, 2 + 1j]))
+
+
+def test_an_effect_has_the_errors_of_seeds_and_of_images() -> None:
+    """Over many draws of models and of images, the mean scatters as its standard error says."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    found = [effect(0.3 * drawn(8, 1) + 2 * drawn(1, 50) + 0.5 * drawn(8, 50)) for _ in range(2000)]
+    values, errors = torch.tensor(found).T
+    scatter = values.std().item()  # known to 1.6 %
+    assert errors.square().mean().sqrt().item() == pytest.approx(scatter, rel=0.08)
+    by_images = 2 / 50**0.5
+    assert scatter > 1.05 * by_images  # neither error alone is enough
+
+
+def test_an_effect_of_one_number_a_model_has_their_error() -> None:
+    assert effect(torch.tensor([1.0, 2.0, 3.0])) == monte_carlo(torch.tensor([1.0, 2.0, 3.0]))
+
+
+def test_an_effect_wants_two_models() -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        effect(torch.zeros(1, 100))

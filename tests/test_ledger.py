@@ -11,6 +11,7 @@ import torch
 from nbclient import NotebookClient
 from outputs import EXACT, compare_text
 
+from vaebook import ledger
 from vaebook.estimates import Estimate
 from vaebook.ledger import CheckFailed, check, claim, record, written
 
@@ -156,16 +157,17 @@ def test_record_refuses_values_that_are_not_finite() -> None:
 
 def test_check_and_record_write_outputs_for_the_book_in_a_notebook() -> None:
     cell = nbformat.v4.new_code_cell(
-        "from vaebook.ledger import check, record\n"
+        "from vaebook.ledger import check, claim, record\n"
         "from vaebook.estimates import Estimate\n"
         "check('eq-a', 1.0, 1.0)\nrecord('kl-x', -1.5, '.2f')\nrecord('kl-y', Estimate(2.0, 0.1))\n"
-        "record('kl-z', 5e-14, '.0e')\ncheck('eq-b', Estimate(0.0068, 0.0002), 0.0759, relation='<=')"
+        "record('kl-z', 5e-14, '.0e')\ncheck('eq-b', Estimate(0.0068, 0.0002), 0.0759, relation='<=')\n"
+        "claim('a < b', Estimate(2.0, 0.1), book=True)"
     )
     notebook = NotebookClient(nbformat.v4.new_notebook(cells=[cell]), kernel_name="python3").execute()
-    shown, x, y, z, bound = notebook.cells[0].outputs
+    shown, x, y, z, bound, claimed = notebook.cells[0].outputs
     assert "{eq}`eq-a`" in shown.data["text/markdown"]
     assert shown.metadata["vaebook"]["check"] == {
-        "label": "eq-a", "kind": "exact", "found": "deviation 0, tolerance 10⁻¹⁰",
+        "label": "eq-a", "kind": "exact", "found": "deviation 0, tolerance 10⁻¹⁰", "resolution": pytest.approx(1e-8),
     }  # fmt: skip
     assert x.data["application/papermill.record/text/plain"] == "'−1.50'"
     assert x.metadata["scrapbook"] == {"name": "kl-x", "mime_prefix": "application/papermill.record/"}
@@ -176,6 +178,9 @@ def test_check_and_record_write_outputs_for_the_book_in_a_notebook() -> None:
     assert bound.data["text/plain"] == "✓ eq-b: Monte Carlo, 0.00680 ± 0.00020 ≤ 0.0759"
     assert bound.data["text/markdown"].endswith("{eq}`eq-b` · Monte Carlo, 0.00680 ± 0.00020 ≤ 0.0759")
     assert bound.data["text/html"].endswith("<code>eq-b</code> · Monte Carlo, 0.00680 ± 0.00020 ≤ 0.0759")
+    assert claimed.metadata["vaebook"]["claim"] == {"claim": "a < b", "holds": True, "found": "2.00 ± 0.10 > 0"}
+    assert claimed.data["text/markdown"] == "✓ a < b: 2.00 ± 0.10 > 0"
+    assert claimed.data["text/html"] == "✓ a &lt; b: 2.00 ± 0.10 &gt; 0"
     json.dumps(notebook)  # the notebook holds only plain data
 
 
@@ -184,13 +189,75 @@ def test_importing_the_ledger_does_not_load_sphinx() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+ROWS = torch.tensor([[1.0, 1.2, 1.1], [0.8, 1.0, 0.9]])
+
+
 def test_a_claim_must_hold_only_with_the_books_settings(capsys: pytest.CaptureFixture[str]) -> None:
-    claim("a", True, book=True)
-    claim("b", True, book=False)
-    claim("c", False, book=False)
-    assert capsys.readouterr().out.splitlines() == ["✓ a", "✓ b", "✗ not with these settings: c"]
-    with pytest.raises(CheckFailed, match="^d$"):
-        claim("d", False, book=True)
+    claim("a", ROWS, book=True)
+    claim("b", -ROWS, book=False)
+    claim("c", ROWS[:, 0], book=True, above=0.5)
+    claim("d", Estimate(-0.25, 0.01), book=True, within=0.3)
+    assert capsys.readouterr().out.splitlines() == [
+        "✓ a: 1.00 ± 0.12 > 0, 2 seeds, 3 images",
+        "✗ not with these settings: b: −1.00 ± 0.12 > 0, 2 seeds, 3 images",
+        "✓ c: 0.90 ± 0.10 > 0.5, 2 seeds",
+        "✓ d: |−0.250 ± 0.010| < 0.3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "margin"),
+    [
+        (ROWS, {"above": 0.7}),
+        (-ROWS, {}),
+        (ROWS, {"within": 1.3}),
+        (-ROWS, {"within": 1.3}),
+        (torch.full((2, 3), float("nan")), {}),
+        (torch.full((2, 3), float("nan")), {"within": 1.0}),
+    ],
+)
+def test_a_claim_without_a_margin_of_three_standard_errors_fails(rows: torch.Tensor, margin: dict[str, float]) -> None:
+    claim(
+        "a", ROWS, book=True, **{name: value + 0.1 * (1 if name == "within" else -1) for name, value in margin.items()}
+    )
+    with pytest.raises(CheckFailed, match="^e: "):
+        claim("e", rows, book=True, **margin)
+
+
+def test_one_seed_makes_no_claim() -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        claim("a", ROWS[:1], book=True)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "options", "per_cent"),
+    [
+        (Estimate(1.02, 0.01), 1.0, {}, 5.0),
+        (Estimate(-2.0, 0.01), -2.0, {}, 2.5),
+        (Estimate(0.5, 0.01), 1.0, {"relation": "<="}, 55.0),
+        (Estimate(0.0, 0.01), 0.0, {}, None),
+        (2.0, 2.0, {}, 1e-8),
+        (0.5, 0.5, {"tolerance": 1e-3}, 0.2),
+        (torch.tensor([1.0, 4.0]), torch.tensor([1.0, 4.0]), {"tolerance": 1e-3}, 0.1),
+        (torch.tensor([0.0, 0.5]), torch.tensor([0.0, 0.5]), {"tolerance": 1e-3}, 0.2),
+        (torch.tensor([1.0, 3.0]), torch.tensor([2.0, 4.0]), {"relation": "<=", "tolerance": 1e-3}, 25.1),
+        (torch.tensor([3.0, 4.0]), torch.tensor([2.0, 4.0]), {"relation": ">=", "tolerance": 1e-3}, 0.1),
+        (0.0, 0.0, {}, None),
+    ],
+)
+def test_a_check_says_what_it_would_have_noticed(
+    monkeypatch: pytest.MonkeyPatch, left: object, right: object, options: dict[str, object], per_cent: float | None
+) -> None:
+    """A right-hand side changed by a little more than that makes it fail."""
+    data: list[dict[str, object]] = []
+    monkeypatch.setattr(ledger, "show", lambda label, line, found: data.append(found))
+    check("eq-a", left, right, **options)
+    assert data[0]["resolution"] == (None if per_cent is None else pytest.approx(per_cent, rel=1e-6))
+    for sign in (-1, 1):
+        if per_cent is None or (sign == 1) == (options.get("relation") == "<="):
+            continue
+        with pytest.raises(CheckFailed):
+            check("eq-a", left, right * (1 + sign * 1.3 * per_cent / 100), **options)
 
 
 @pytest.mark.parametrize(("left", "right"), [([1 + 2j], [1 + 9j]), ([1.0], [1 + 9j]), ([], []), ([], [1.0])])

@@ -36,6 +36,27 @@ class Estimate(NamedTuple):
         return f"{self.value:.{places}f} ± {self.stderr:.{places}f}"
 
 
+def effect(rows: Tensor) -> Estimate:
+    r"""The mean over trained models and images, with the errors of both.
+
+    .. math:: \mathrm{se}^2 = \frac{\operatorname{var}_s \bar\Delta_{s\cdot}}{S}
+              + \frac{\operatorname{var}_i \bar\Delta_{\cdot i}}{N}
+
+    Args:
+        rows: differences, one row for each model (seed) and one column for each image, ``(S, N)``; or one number
+            for each model, ``(S,)``.
+
+    Raises:
+        ValueError: there are fewer than two models, or fewer than two images.
+
+    >>> effect(torch.tensor([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]]))
+    Estimate(value=2.5, stderr=0.763...)
+    """
+    means = [rows.double().reshape(len(rows), -1).mean(1), *([rows.double().mean(0)] if rows.ndim == 2 else [])]
+    parts = [monte_carlo(mean) for mean in means]
+    return Estimate(parts[0].value, math.hypot(*(part.stderr for part in parts)))
+
+
 def exceeds(left: Tensor, right: Tensor) -> bool:
     """Whether left is larger than right by more than three standard errors, on the same examples.
 
