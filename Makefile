@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 BENCH := $(VENV)/bench/.installed
 # What test-portable compares: CHAPTERS="notebooks/01_kl.ipynb" is one.
 CHAPTERS ?= notebooks
-# Of the ranges: "--sample", names of chapters such as 01_kl; none is all.
+# Of the ranges, seeds and mistakes: names of chapters such as 01_kl, none is all; of the ranges "--sample" too.
 CASES ?=
 # For a machine without a GPU: the address of PyTorch's CPU builds, as its own installation page gives it.
 CPU_WHEELS ?=
@@ -20,7 +20,7 @@ PARTS ?=
 CODE := vaebook vaebook_runner pages tests benchmarks jupyterlab conftest.py
 
 .DEFAULT_GOAL := help
-.PHONY: help book pdf test test-portable ranges mutants bench lab refresh lint lock clean distclean
+.PHONY: help book pdf test test-portable ranges replicate mutants mutants-chapters bench lab refresh lint lock clean distclean
 
 # A moved project or a removed Python leaves stamps beside an environment that no longer runs.
 ifneq ($(wildcard $(LOCKED)),)
@@ -47,6 +47,12 @@ test-portable: $(INSTALLED) ## the stored outputs again, as one thread of an old
 
 ranges: $(INSTALLED) ## run each chapter at the ends of its parameters' ranges (long; a sample is part of .ci/run)
 	@$(BIN)/python tests/ranges_of_chapters.py _build/ranges $(CASES)
+
+replicate: $(INSTALLED) ## run each chapter at 20 seeds that nobody looked at, and store how often each claim held (hours)
+	@$(BIN)/python tests/replicate.py _build/replicates $(CASES)
+
+mutants-chapters: $(INSTALLED) ## put small mistakes into the chapters' own code and see what notices them (long)
+	@$(BIN)/python tests/chapter_mutants.py $(CASES)
 
 mutants: $(INSTALLED) ## put small mistakes into the mathematics and see that the tests notice (part of .ci/run)
 	@$(BIN)/python tests/mutants.py

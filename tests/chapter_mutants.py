@@ -19,10 +19,10 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).parent.parent
+from evidence import ROOT, cells_of, store
+
 SECONDS = 300  # after which a changed chapter is given up, and counts as noticed: its author would ask why
 # Calls that show, set up, or check a range: what stands in them is no mathematics of a chapter, but for both sides of a check.
 SPARED = {"print", "record", "claim", "show", "at_least", "above", "use_style", "load", "Generator", "manual_seed", "range",
@@ -95,14 +95,6 @@ def mutants(cell: int, source: str) -> Iterator[Mutant]:
             yield Mutant(cell, (lines or [text])[0], text)
 
 
-def cells_of(stem: str) -> list[str]:
-    """The code of a chapter, cell by cell."""
-    import jupytext
-
-    notebook = jupytext.read(ROOT / "notebooks" / f"{stem}.md")
-    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-
-
 def run_on(cells: list[str], space: dict[str, Any]) -> None:
     for source in cells:
         exec(compile(source, "chapter", "exec"), space)
@@ -168,8 +160,16 @@ def main() -> int:
         print(done.stdout, end="", flush=True)
         return done.stdout.splitlines()
 
+    found = Counter[str]()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = Counter(line[:12].strip() for part in pool.map(lines, stems) for line in part)
+        for stem, part in zip(stems, pool.map(lines, stems), strict=True):
+            of_chapter = Counter(line[:12].strip() for line in part)
+            found += of_chapter
+            store("mutants", stem, {
+                "mistakes": sum(of_chapter.values()) - of_chapter["no effect"],
+                "noticed": of_chapter["noticed"], "crashed": of_chapter["crashed"],
+                "not noticed": [line[13:] for line in part if line.startswith("not noticed")],
+            })  # fmt: skip
     counted = sum(found.values()) - found["no effect"]
     caught = found["noticed"] + found["crashed"]
     share = f"{100 * caught / max(1, counted):.0f} %"

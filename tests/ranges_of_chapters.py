@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jupytext
 import numpy as np
+from evidence import store
 from scipy.ndimage import zoom
 from sklearn.datasets import load_digits
 
@@ -148,7 +149,12 @@ def main() -> None:
     folder, *rest = sys.argv[1:]
     os.environ["OMP_NUM_THREADS"] = "1"
     jobs = plan(Path(folder), [word for word in rest if word != "--sample"], "--sample" in rest)
-    print(sweep(jobs, partial(here, os.cpu_count() or 1)))
+    try:
+        print(sweep(jobs, partial(here, os.cpu_count() or 1)))
+    finally:
+        for stem in {job.label.split()[0] for job in jobs} if "--sample" not in rest else ():
+            mine = [job for job in jobs if job.label.startswith(f"{stem} ")]
+            store("ranges", stem, {"runs": len(mine), "well": sum(job.is_done() for job in mine)})
 
 
 if __name__ == "__main__":

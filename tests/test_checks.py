@@ -8,7 +8,7 @@ from sphinx.errors import ExtensionError
 
 
 def check(label: str) -> dict[str, Any]:
-    outcome = {"label": label, "kind": "exact", "found": "deviation 2 · 10⁻¹⁶, tolerance 10⁻¹⁰"}
+    outcome = {"label": label, "kind": "exact", "found": "deviation 2 · 10⁻¹⁶, tolerance 10⁻¹⁰", "resolution": 1e-8}
     return {"output_type": "display_data", "data": {}, "metadata": {"vaebook": {"check": outcome}}}
 
 
@@ -21,13 +21,13 @@ def notebook(labels: list[str], checked: list[str]) -> dict[str, Any]:
 def test_every_check_has_a_row_and_every_equation_one_anchor() -> None:
     one = read("01_one", notebook(["def-a", "eq-a", "eq-b"], ["eq-a", "eq-b", "eq-a"]))
     two = read("02_two", notebook(["eq-c"], ["eq-c", "eq-a"]))
-    written = page(f"Before.\n\n{MARK}\n", [one, two])
-    assert "**3 of 3 claims are checked in their own chapter, 100 %,** by 5 checks." in written
+    written = page(f"Before.\n\n{MARK}\n", [one, two], {})
+    assert "**3 of 3 equations are checked in their own chapter, 100 %,** by 5 checks." in written
     assert written.count("(checked-eq-a)=") == written.count("(checked-eq-c)=") == 1
     assert written.count("{eq}`eq-a`") == 3
     assert "checked-def-a" not in written
     assert "The ticks are in {doc}`chapter 2 </notebooks/02_two>`." in written
-    assert written.count("\n  - exact\n  - deviation 2 · 10⁻¹⁶, tolerance 10⁻¹⁰\n") == 5
+    assert written.count("\n  - exact\n  - deviation 2 · 10⁻¹⁶, tolerance 10⁻¹⁰\n  - < 0.01 %\n") == 5
     assert written.count("## A title") == 2
     assert MARK not in written
 
@@ -38,25 +38,25 @@ def test_an_equation_is_named_by_the_heading_that_it_stands_under_in_whatever_ch
         "## The KL of $q$\n### In closed form\n```{math}\n:label: eq-b\n```\n## Exercises\n",
         "**1.** Show it.\n\n**2. The worst turn.** Given $W$, **show it**.\n\n```{math}\n:label: eq-c\n```\n",
     ]
-    written = page(MARK, [read("01_one", one), read("02_two", two)])
+    written = page(MARK, [read("01_one", one), read("02_two", two)], {})
     for row in ("eq-a` A title", "eq-b` In closed form", "eq-c` The worst turn", "eq-d` A title"):
         assert f"{{eq}}`{row}\n" in written
 
 
 def test_a_claim_without_a_check_lowers_the_coverage_and_is_named() -> None:
-    written = page(MARK, [read("01_one", notebook(["eq-a", "eq-b"], ["eq-a"]))])
-    assert "1 of 2 claims are checked in their own chapter, 50 %" in written
+    written = page(MARK, [read("01_one", notebook(["eq-a", "eq-b"], ["eq-a"]))], {})
+    assert "1 of 2 equations are checked in their own chapter, 50 %" in written
     assert "Without a check in this build: {eq}`eq-b`." in written
 
 
 def test_a_check_in_another_chapter_does_not_count() -> None:
-    written = page(MARK, [read("01_one", notebook(["eq-a"], [])), read("02_two", notebook([], ["eq-a"]))])
-    assert "0 of 1 claims" in written
+    written = page(MARK, [read("01_one", notebook(["eq-a"], [])), read("02_two", notebook([], ["eq-a"]))], {})
+    assert "0 of 1 equations" in written
     assert "Without a check in this build: {eq}`eq-a`." in written
 
 
 def test_a_definition_claims_nothing() -> None:
-    assert "0 of 0 claims" in page(MARK, [read("01_one", notebook(["def-a"], []))])
+    assert "0 of 0 equations" in page(MARK, [read("01_one", notebook(["def-a"], []))], {})
 
 
 @pytest.mark.parametrize(
@@ -68,4 +68,36 @@ def test_a_definition_claims_nothing() -> None:
 )
 def test_labels_that_do_not_fit_stop_the_build(chapters: list[tuple[list[str], list[str]]], said: str) -> None:
     with pytest.raises(ExtensionError, match=said):
-        page(MARK, [read(f"{k:02d}", notebook(*c)) for k, c in enumerate(chapters)])
+        page(MARK, [read(f"{k:02d}", notebook(*c)) for k, c in enumerate(chapters)], {})
+
+
+def test_the_four_numbers_come_from_the_build_and_from_stored_runs() -> None:
+    one = read("01_one", notebook(["eq-a", "eq-b"], ["eq-a", "eq-b"]))
+    checks = {"eq-a": [{**one.checks["eq-a"][0], "resolution": 30.0}], "eq-b": one.checks["eq-b"]}
+    claims = [{"claim": "a beats b", "holds": True, "found": "2.0 ± 0.1 > 1, 3 seeds"}]
+    one = one._replace(checks=checks, claims=claims)
+    two = read("02_two", notebook([], []))
+    seeds = list(range(100, 300, 10))
+    evidence = {
+        "mutants": {"01_one": {"code": one.code, "mistakes": 10, "noticed": 7, "crashed": 2}},
+        "replication": {"01_one": {"code": "older", "seeds": seeds, "held": {"eq-a": 20, "eq-b": 19, "a beats b": 18}}},
+        "ranges": {"01_one": {"code": one.code, "runs": 5, "well": 5}, "02_two": {"code": "x", "runs": 2, "well": 1}},
+    }
+    written = page(MARK, [one, two], evidence)
+    assert "Of 2 equations that say what something equals, 1 have a check that a change of 10 % or less" in written
+    assert "noticed 7, and 2 stopped the chapter otherwise (chapter 1).\n" in written
+    assert "Of 10 small mistakes" in written
+    assert "Of 3 equations and claims, 2 held at 95 % or more" in written
+    assert "(chapter 1). Measured on an earlier code: chapter 1.\n" in written
+    assert "Of 7 runs at the ends" in written
+    assert "6 ended well (chapters 1, 2). Measured on an earlier code: chapter 2.\n" in written
+    assert "  - a beats b\n" not in written
+    assert "* - a beats b\n  - 2.0 ± 0.1 > 1, 3 seeds\n  - 18 of 20\n" in written
+    assert written.count("  - 19 of 20\n") == 1
+    assert written.count("  - 30 %\n") == 1
+
+
+def test_what_was_never_measured_is_not_said() -> None:
+    written = page(MARK, [read("01_one", notebook(["eq-a"], ["eq-a"]))], {})
+    assert "Of 0 small mistakes" not in written
+    assert "seeds" not in written

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vaebook.estimates import Estimate, effect, exceeds, monte_carlo
+from vaebook.estimates import Estimate, effect, monte_carlo
 
 
 def test_mean_and_standard_error_equal_numpys() -> None:
@@ -37,18 +37,6 @@ def test_one_draw_has_no_standard_error() -> None:
 )
 def test_the_text_has_two_digits_of_the_standard_error(estimate: Estimate, text: str) -> None:
     assert str(estimate) == text
-
-
-def test_exceeds_compares_paired_examples_at_three_standard_errors() -> None:
-    spread = torch.randn(400, generator=torch.Generator().manual_seed(0)).double()
-    spread = (spread - spread.mean()) / spread.std()  # the mean has a standard error of 1/20
-    examples = 100 * torch.arange(400.0).double()  # a large spread, the same on both sides
-    assert exceeds(examples + spread + 0.151, examples)
-    assert not exceeds(examples + spread + 0.149, examples)
-    assert not exceeds(examples, examples + spread + 0.151)
-    rows = torch.stack([spread + 0.2, spread + 0.1])
-    assert exceeds(rows[:1], torch.zeros(1, 400))
-    assert not exceeds(rows, torch.zeros(2, 400))  # the second row is not larger
 
 
 def test_complex_samples_have_no_standard_error_here() -> None:

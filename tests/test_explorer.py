@@ -52,7 +52,7 @@ def document(made: Explorer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page that contains only the fragment, without other styles or scripts."""
     path = tmp_path_factory.mktemp("explorer") / "page.html"
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Explorer</title>'
-    body = f'<body style="margin: 16px"><main><h1>Explorer</h1>{made._repr_html_()}</main></body>'
+    body = f'<body style="margin: 16px"><main><h1>Explorer</h1>{made._repr_mimebundle_()[0]["text/html"]}</main></body>'
     path.write_text(f'<!doctype html><html lang="en"><head>{head}</head>{body}</html>', encoding="utf-8")
     return path
 
@@ -108,9 +108,9 @@ def places() -> torch.Tensor:
 
 
 def test_the_fragment_is_small_self_contained_and_reproducible(made: Explorer, model: VAE, digits: Digits) -> None:
-    html = made._repr_html_()
+    html = made._repr_mimebundle_()[0]["text/html"]
     assert len(html.encode()) < 1_000_000
-    assert html == explorer(model, *digits)._repr_html_()
+    assert html == explorer(model, *digits)._repr_mimebundle_()[0]["text/html"]
     code = re.sub(r"[A-Za-z0-9+/=]{200,}", "", html)  # the numbers and the picture
     assert len(code) < 25_000
     assert not re.search(r"https?:|//[a-z]|@import|\bfetch\b|\beval\b|\bid=|Math\.random", code)
@@ -121,7 +121,7 @@ def test_the_fragment_is_small_self_contained_and_reproducible(made: Explorer, m
 def test_a_notebook_gets_the_page_the_picture_and_a_line_of_text(made: Explorer) -> None:
     data, metadata = DisplayFormatter().format(made)
     assert set(data) == {"text/plain", "text/html", "image/png"}
-    assert data["text/html"] == made._repr_html_()
+    assert data["text/html"] == made._repr_mimebundle_()[0]["text/html"]
     assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
     assert data["image/png"] in data["text/html"]  # the page contains the same picture
     assert metadata["scrapbook"]["name"] == "explorer"
@@ -141,7 +141,9 @@ def test_choices_are_the_first_of_each_class_or_the_first_ten() -> None:
 
 
 def test_the_fragment_is_small_for_large_float32_images_without_labels() -> None:
-    html = explorer(mlp_vae(784, 2).float(), torch.rand(300, 784).float(), None, (28, 28))._repr_html_()
+    html = explorer(mlp_vae(784, 2).float(), torch.rand(300, 784).float(), None, (28, 28))._repr_mimebundle_()[0][
+        "text/html"
+    ]
     assert len(html.encode()) < 1_000_000
 
 
@@ -407,7 +409,9 @@ def test_the_picture_replaces_the_explorer_in_print_and_without_scripts(
 
 def test_two_explorers_on_one_page_are_independent(browser: object, made: Explorer, tmp_path: Path) -> None:
     path = tmp_path / "two.html"
-    path.write_text(f'<!doctype html><meta charset="utf-8">{made._repr_html_() * 2}', encoding="utf-8")
+    path.write_text(
+        f'<!doctype html><meta charset="utf-8">{made._repr_mimebundle_()[0]["text/html"] * 2}', encoding="utf-8"
+    )
     page = browser.new_page()  # type: ignore[attr-defined]
     page.goto(path.as_uri())
     moved = page.evaluate(

@@ -43,13 +43,6 @@ def test_tile_puts_each_image_into_its_cell() -> None:
     assert np.isnan(canvas[8:, 5:]).all()  # the place of a sixth image
 
 
-def test_reconstructions_are_drawn_below_their_data() -> None:
-    x, f = images(4), images(4) / 2
-    shown = np.asarray(figures.reconstructions(x, f, (3, 4)).images[0].get_array())
-    np.testing.assert_allclose(shown[:3, :4], x[0].reshape(3, 4))
-    np.testing.assert_allclose(shown[4:7, :4], f[0].reshape(3, 4))
-
-
 def test_latent_map_shows_every_point_the_ellipses_and_the_prior() -> None:
     mu, sigma = torch.randn(30, 2), torch.rand(30, 2)
     ax = figures.latent_map(mu, torch.arange(30) % 3, sigma)
@@ -92,7 +85,6 @@ def test_no_figure_draws_a_random_number() -> None:
             lambda: figures.image_grid(images(3), (4, 4)),
             r"images needs shape \(n, 16\) for \(4, 4\), got \(3, 12\)",
         ),
-        (lambda: figures.reconstructions(images(3), images(2), (3, 4)), "x and f need the same shape"),
         (lambda: figures.latent_map(torch.zeros(5, 3)), r"mu needs shape \(n, 2\), got \(5, 3\)"),
         (lambda: figures.manifold(images(5), (3, 4)), "needs n² rows, got 5; decode prior_quantiles"),
     ],

@@ -101,6 +101,13 @@ def test_every_claimed_equation_is_checked_in_its_chapter(chapter: Path) -> None
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.stem)
+def test_every_equation_has_a_check_that_notices_a_tenth(chapter: Path) -> None:
+    found = book_checks.read(chapter.stem, json.loads(chapter.with_suffix(".ipynb").read_text(encoding="utf-8")))
+    best = {label: min(known) for label, checks in found.checks.items() if (known := book_checks.resolutions(checks))}
+    assert {label: per_cent for label, per_cent in best.items() if per_cent > book_checks.WANTED} == {}
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.stem)
 def test_every_picture_has_a_caption_and_words_for_those_who_cannot_see_it(chapter: Path) -> None:
     pictures = [cell for cell in cells(chapter, "code") if "plt.show()" in cell.source]
     assert pictures

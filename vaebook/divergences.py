@@ -1,11 +1,13 @@
 """The Kullback–Leibler divergence in three ways: closed form, quadrature, Monte Carlo. All in nats."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
 
 from vaebook.estimates import Estimate, monte_carlo
 from vaebook.gaussians import DiagonalGaussian, FullGaussian
-from vaebook.quadrature import Grid, LogDensity, expectation
+from vaebook.quadrature import Grid, expectation
 
 
 def kl_to_prior(q: DiagonalGaussian | FullGaussian) -> Tensor:
@@ -54,7 +56,7 @@ def kl_diagonal(q: DiagonalGaussian, p: DiagonalGaussian) -> Tensor:
     return (0.5 * ((2 * log_ratio).exp() + distance.square() - 1) - log_ratio).sum(-1)  # (..., m) -> (...)
 
 
-def kl_quadrature(log_q: LogDensity, log_p: LogDensity, on: Grid) -> Tensor:
+def kl_quadrature(log_q: Callable[[Tensor], Tensor], log_p: Callable[[Tensor], Tensor], on: Grid) -> Tensor:
     r"""D_KL(q‖p) = ∫ q log(q/p) on a grid in 1 or 2 dimensions, in nats.
 
     Args:
@@ -76,7 +78,7 @@ def kl_quadrature(log_q: LogDensity, log_p: LogDensity, on: Grid) -> Tensor:
 
 
 def kl_monte_carlo(
-    q: DiagonalGaussian, log_p: LogDensity, n_samples: int, generator: Generator | None = None
+    q: DiagonalGaussian, log_p: Callable[[Tensor], Tensor], n_samples: int, generator: Generator | None = None
 ) -> Estimate:
     r"""D_KL(q‖p) ≈ (1/L) Σ_l [log q(z_l) − log p(z_l)] with z_l ~ q, in nats, with its standard error.
 

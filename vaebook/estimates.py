@@ -57,20 +57,6 @@ def effect(rows: Tensor) -> Estimate:
     return Estimate(parts[0].value, math.hypot(*(part.stderr for part in parts)))
 
 
-def exceeds(left: Tensor, right: Tensor) -> bool:
-    """Whether left is larger than right by more than three standard errors, on the same examples.
-
-    Args:
-        left, right: one number for each example, ``(N,)``; or one row for each model, ``(k, N)``, and then
-            every row of left has to be larger.
-
-    >>> x = torch.linspace(0, 100, 50)         # x varies much, the difference little
-    >>> exceeds(x + torch.tensor([0.9, 1.1]).repeat(25), x)
-    True
-    """
-    return all(monte_carlo(row).z_score(0.0) > 3 for row in torch.atleast_2d(left - right))
-
-
 def monte_carlo(samples: Tensor) -> Estimate:
     r"""The mean of independent samples, with its standard error.
 
@@ -92,5 +78,5 @@ def monte_carlo(samples: Tensor) -> Estimate:
         raise ValueError("samples needs real numbers; take the real and the imaginary parts apart")
     if samples.numel() < 2:
         raise ValueError(f"samples needs at least 2 draws for a standard error, got {samples.numel()}")
-    draws = samples.detach().double().flatten()
+    draws = samples.detach().to(torch.float64).flatten()
     return Estimate(draws.mean().item(), (draws.std() / math.sqrt(draws.numel())).item())

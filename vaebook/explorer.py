@@ -32,8 +32,6 @@ ALT = (
 class Explorer:
     """The result of :func:`explorer`: HTML for notebooks and pages, a PNG for a PDF.
 
-    In the book, ``{glue} explorer`` with the option ``:doc:`` shows a chapter's explorer on another page.
-
     Scripts on the page can use ``document.querySelector(".vaebook-explorer").explorer``: ``decode(z)``
     returns f_θ(z), ``terms(z)`` returns the numbers of the table, and ``moveTo(z)`` moves to z.
     """
@@ -45,19 +43,17 @@ class Explorer:
     def __repr__(self) -> str:
         return f"Explorer({self.summary})"
 
-    def _repr_html_(self) -> str:
+    def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, object]]:
+        png = base64.b64encode(self.png).decode()
         css, js = (files("vaebook").joinpath(f"explorer.{kind}").read_text("utf-8") for kind in ("css", "js"))
         # The picture comes first and is shown until the script runs. It stays if scripts are off, or in
         # JupyterLab as long as the notebook is not trusted.
-        return (
+        html = (
             f'<div class="vaebook-explorer"><style>\n{css}</style>\n'
-            f'<img src="data:image/png;base64,{base64.b64encode(self.png).decode()}" alt="{ALT}">\n'
+            f'<img src="data:image/png;base64,{png}" alt="{ALT}">\n'
             f'<script type="application/json">{self.payload}</script>\n<script>\n{js}</script></div>'
         )
-
-    def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, object]]:
-        png = base64.b64encode(self.png).decode()
-        bundle = {"text/plain": repr(self), "text/html": self._repr_html_(), "image/png": png}
+        bundle = {"text/plain": repr(self), "text/html": html, "image/png": png}
         # myst-nb's "glue" reads this, so that any page of the book can show the output by this name.
         return bundle, {"scrapbook": {"name": "explorer", "mime_prefix": ""}}
 

@@ -1,8 +1,4 @@
-"""Checks of equations, claims about trained models, and records of measurements.
-
-:func:`check` compares the two sides of a labelled equation. :func:`claim` compares an effect with its error over seeds
-and images. :func:`record` names a number, for the prose to quote.
-"""
+"""Checks of equations, claims about trained models, and records of measurements, which the prose quotes by name."""
 
 import html
 import math
@@ -21,8 +17,8 @@ Kind = Literal["exact", "quadrature", "optimised", "trained"]
 Relation = Literal["=", "<=", ">="]
 SIGN = {"=": "against", "<=": "≤", ">=": "≥"}
 
-# Relative to max(1, |right|). In float64 a sum of thousands of terms keeps 12 digits; the book's grids give 8. What an
-# optimiser found is as near to the optimum as it came, and of trained networks an equation holds as far as they fit.
+# Relative to max(1, |right|). In float64 a sum of thousands of terms keeps 12 digits; the book's grids give 8. An
+# optimum is found as near as an optimiser came, and of networks an equation holds as far as they fit.
 TOLERANCE: dict[str, float] = {"exact": 1e-10, "quadrature": 1e-8, "optimised": 1e-4, "trained": 1e-2}
 # Largest z-score of a Monte Carlo check: by chance, one check in 1.7 million exceeds five standard errors.
 # The book's draws are seeded, so a check that passes once always passes.
@@ -126,16 +122,15 @@ def claim(sentence: str, rows: Tensor | Estimate, *, book: bool, above: float = 
     ✓ four dimensions beat two: 1.00 ± 0.14 > 0, 2 seeds, 2 images
     """
     found, size = (rows, "") if isinstance(rows, Estimate) else (effect(rows), f", {len(rows)} seeds")
-    if isinstance(rows, Tensor) and rows.ndim == 2:
-        size += f", {rows.shape[1]:,} images"
+    size += "".join(f", {n:,} images" for n in ([] if isinstance(rows, Estimate) else rows.shape[1:]))
     if within is None:
         holds, line = found.value - CLAIM_Z * found.stderr > above, f"{found} > {above:g}{size}"
     else:
         holds, line = abs(found.value) + CLAIM_Z * found.stderr < within, f"|{found}| < {within:g}{size}"
     if book and not holds:
         raise CheckFailed(f"{sentence}: {written(line)}")
-    mark = "✓" if holds else "✗ not with these settings:"
-    show(sentence, written(line), {"claim": sentence, "holds": holds, "found": written(line)}, mark)
+    data = {"claim": sentence, "holds": holds, "found": written(line)}
+    show(sentence, written(line), data, "✓" if holds else "✗ not with these settings:")
 
 
 def written(text: str) -> str:
@@ -169,8 +164,6 @@ def record(name: str, value: float | Tensor | Estimate, form: str = ".4g") -> No
         name: chapter and quantity, such as ``"kl-narrow-first"``; unique in the book.
         value: a number, a tensor with one entry, or an :class:`~vaebook.estimates.Estimate` with its standard error.
         form: how to format a number (Python's format language).
-
-    The cell's output holds two forms: text for the prose, and plain numbers for tables of many runs.
 
     Raises:
         ValueError: the value is not finite.

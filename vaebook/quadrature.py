@@ -5,7 +5,6 @@ falls faster than any power of the step (Trefethen and Weideman 2014).
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -75,6 +74,3 @@ def expectation(log_p: Tensor, f: Tensor, on: Grid) -> Tensor:
     """
     weight = (log_p + on.log_volume).exp()
     return torch.where(weight > 0, weight * f, torch.zeros_like(weight)).sum(-1)  # (..., n^m) -> (...)
-
-
-LogDensity = Callable[[Tensor], Tensor]
