@@ -34,6 +34,10 @@ GIVEN = {
         "10,000": "MNIST",
         "3000": "60,000 / 20",
         "469": "60,000 / 128",
+        "0.2": "450 · 469",
+        "9.8": "3280 · 59,600 / 20",
+        "0.99": "the authors' code",
+        "87.25": "a run of which no record is kept",
     },
     "explorer": {"0.05": "a step of the keys", "0.5": "a long step"},
     "intro": {
