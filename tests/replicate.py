@@ -16,6 +16,7 @@ import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from evidence import ROOT, cells_of, digest, store
 
@@ -46,10 +47,12 @@ def run(stem: str, seed: int) -> dict[str, Any]:
         except ledger.CheckFailed:
             found.setdefault(label, []).append(False)
 
-    ledger.show, ledger.check = shown, noted
-    ledger.claim = lambda sentence, rows, **margin: claim(sentence, rows, **margin | {"book": False})
+    def weighed(sentence: str, rows: Any, **margin: Any) -> None:
+        claim(sentence, rows, **margin | {"book": False})
+
     space, ended = {"__name__": "__main__", "display": print}, "well"
-    with contextlib.redirect_stdout(io.StringIO()):
+    instead = patch.multiple(ledger, show=shown, check=noted, claim=weighed)
+    with contextlib.redirect_stdout(io.StringIO()), instead:
         for source in cells_of(stem):
             try:
                 exec(compile(source, "chapter", "exec"), space)
