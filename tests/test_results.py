@@ -267,7 +267,7 @@ def compared(a: Path, b: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     assert cli.main(["compare", str(a), str(b)]) == 0
     names, *lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     shown = [f"{path.stem[:8]}{path.suffix}" for path in (a, b)]  # of a run's name as many letters as in the table
-    assert names == f"{shown[0]} {shown[1]} b − a in standard errors"
+    assert names == f"{shown[0]} {shown[1]} b − a in std. errors"
     return lines
 
 

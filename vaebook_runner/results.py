@@ -100,7 +100,7 @@ def compare(a: Path, b: Path) -> str:
         in_errors = f"{gap / stderr:+.1f}" if gap is not None and stderr else ""
         lines.append((printable(name), left, right, "" if gap is None else f"{gap:+.4g}", in_errors))
     names = [printable(re.sub(r"^([0-9a-f]{8})[0-9a-f]{12}\b", r"\1", run.name)) for run in (a, b)]  # as in the table
-    table = pandas.DataFrame(lines, columns=["name", *names, "b − a", "in standard errors"])
+    table = pandas.DataFrame(lines, columns=["name", *names, "b − a", "in std. errors"])
     return table.set_index("name").rename_axis(None).to_string()
 
 
