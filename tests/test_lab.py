@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import io
 import json
 import os
 import re
@@ -23,6 +24,7 @@ import nbformat
 import psutil
 import pytest
 import torch
+from PIL import Image
 from traitlets.config.loader import PyFileConfigLoader
 
 from vaebook.explorer import explorer
@@ -382,6 +384,22 @@ def test_an_explorer_is_a_picture_until_it_is_run_and_saving_a_notebook_writes_i
     before = z.inner_text()
     plane.click(position={"x": 40, "y": 40})
     expect(z).not_to_have_text(before)
+
+
+@in_browser
+def test_a_figure_is_as_dark_as_the_theme(page: Page) -> None:
+    figure = open_file(page, "05_gaussian_vae.md").locator(".jp-RenderedImage img").first
+    for theme, dark in (("JupyterLab Dark", True), ("JupyterLab Light", False)):
+        page.locator("#jp-MainMenu").get_by_text("Settings", exact=True).click()
+        page.locator(".lm-Menu").get_by_text("Theme", exact=True).hover()
+        page.locator(".lm-Menu").get_by_text(theme, exact=True).click()
+        expect(page.locator("body")).to_have_attribute("data-jp-theme-light", str(not dark).lower())
+        with Image.open(io.BytesIO(figure.screenshot())) as shot:
+            grey = shot.convert("L")
+            paper, (darkest, brightest) = grey.getpixel((3, 3)), grey.getextrema()
+        assert (paper < 40) == dark
+        assert (paper > 240) != dark
+        assert brightest - darkest > 150  # its lines
 
 
 @in_browser

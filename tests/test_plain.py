@@ -16,7 +16,7 @@ from vaebook_runner.plain import Names, expanded, names_of, plain
 
 ROOT = Path(__file__).parent.parent
 CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
-MACROS = {"E": r"\mathbb{E}", "ELBO": r"\mathcal{L}", "norm": [r"\lVert #1 \rVert", 1]}
+MACROS = {"E": r"\mathbb{E}", "ELBO": r"\mathcal{L}", "norm": [r"\lVert #1 \rVert", 1], "diag": r"\operatorname{diag}"}
 NAMES = Names(
     equations={"eq-here": ["notebooks/05_here", "5.7"], "eq-there": ["notebooks/01_there", "1.2"]},
     figures={"fig-curve": ["notebooks/05_here", "5.1"]},
@@ -45,6 +45,7 @@ def test_nothing_of_myst_is_left_in_a_chapter(path: Path) -> None:
     assert left_over(result) == []
     for text in texts(result):  # a label in place of its number
         assert "eq-" not in text.replace("Eq-", "")
+        assert r"\operatorname" not in text
     code = [cell.source for cell in result.cells if cell.cell_type == "code"]
     assert code == [cell.source for cell in stored.cells if cell.cell_type == "code"]
 
@@ -108,6 +109,10 @@ def test_each_construct_has_its_plain_form(myst: str, shown: str) -> None:
         (r"\norm w", r"\lVert w \rVert"),
         (r"\norm{\norm{x} - y}", r"\lVert \lVert x \rVert - y \rVert"),
         (r"\Exp", r"\Exp"),
+        # GitHub refuses \operatorname, with the spaces that it puts round a name and with the limits of its display.
+        (r"\operatorname{Var} g", r"\mathop{\mathrm{Var}}\nolimits g"),
+        (r"\diag\sigma", r"\mathop{\mathrm{diag}}\nolimits \sigma"),
+        (r"\operatorname*{arg\,min}_\theta", r"\mathop{\mathrm{arg\,min}}_\theta"),
     ],
 )
 def test_commands_of_the_book_are_written_out(formula: str, meaning: str) -> None:

@@ -138,9 +138,9 @@ def expanded(formula: str, macros: Mapping[str, Any]) -> str:
     for name, meaning in macros.items():
         tex, argument = (meaning, "()()") if isinstance(meaning, str) else (meaning[0], ARGUMENT)
         while found := re.search(rf"\\{name}(?![a-zA-Z]){argument}", formula):
-            meant = tex.replace("#1", found[1] or found[2])
-            formula = f"{formula[: found.start()]}{meant}{formula[found.end() :]}"
-    return formula
+            formula = formula[: found.start()] + tex.replace("#1", found[1] or found[2]) + formula[found.end() :]
+    spelt = partial(re.sub, r"\\operatorname(\*?)\{([^}]*)\} *")  # which GitHub refuses
+    return spelt(lambda name: rf"\mathop{{\mathrm{{{name[2]}}}}}" + r"\nolimits " * (not name[1]), formula)
 
 
 def shown(output: Any, page: str, names: Names, alt: str) -> bool:

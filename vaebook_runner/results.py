@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -98,9 +99,8 @@ def compare(a: Path, b: Path) -> str:
         stderr = math.hypot(one.stderr or 0.0, two.stderr or 0.0) if one and two else 0.0
         in_errors = f"{gap / stderr:+.1f}" if gap is not None and stderr else ""
         lines.append((printable(name), left, right, "" if gap is None else f"{gap:+.4g}", in_errors))
-    table = pandas.DataFrame(
-        lines, columns=["name", printable(a.name), printable(b.name), "b − a", "in standard errors"]
-    )
+    names = [printable(re.sub(r"^([0-9a-f]{8})[0-9a-f]{12}\b", r"\1", run.name)) for run in (a, b)]  # as in the table
+    table = pandas.DataFrame(lines, columns=["name", *names, "b − a", "in std. errors"])
     return table.set_index("name").rename_axis(None).to_string()
 
 

@@ -7,8 +7,13 @@
 
     const STYLE = `
         .vaebook-caption { margin: 0 var(--jp-code-padding) 1.2em calc(var(--jp-cell-collapser-width) + var(--jp-cell-prompt-width)); }
-        .vaebook-caption p { max-width: 683px; font-size: var(--jp-content-font-size0); color: var(--jp-ui-font-color2); }
-        .jp-Notebook .myst h1 { margin-bottom: 0.6em; }`;
+        .vaebook-caption p { max-width: 683px; font-size: var(--jp-content-font-size0); color: var(--jp-content-font-color1); }
+        .jp-Notebook .myst h1 { margin-bottom: 0.6em; }
+        /* In the dark a figure is turned over, as on the page (book.css). */
+        [data-jp-theme-light="false"] .jp-Notebook .jp-RenderedImage img {
+            filter: invert(1) hue-rotate(180deg) brightness(0.9);
+            mix-blend-mode: screen;
+        }`;
 
     const modules = async name => Promise.all(Object.values(shared[name] ?? {}).map(async one => (await one.get())()));
 
