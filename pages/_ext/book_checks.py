@@ -79,6 +79,7 @@ def _table(chapter: Chapter, headings: Mapping[str, str]) -> str:
         anchor = f"(checked-{label})=\n    " if label in chapter.labels else ""
         for check in checks:
             lines.append(f"* - {anchor}{{eq}}`{label}` {headings[label]}")
-            lines += [f"  - {check[column]}" for column in ("kind", "found")]
+            kind = check["kind"].replace(" ", "\N{NO-BREAK SPACE}")  # on one line
+            lines += [f"  - {kind}", f"  - {check['found']}"]
             anchor = ""
     return "\n".join([*lines, ":::"])
