@@ -6,6 +6,7 @@ The tests look at the book in ``_build/html`` (``make book``), which they never 
 from __future__ import annotations
 
 import functools
+import html
 import http.server
 import io
 import re
@@ -28,7 +29,7 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 
 import nbformat
 from axe_playwright_python.sync_playwright import Axe
-from book_pages import adapt_theme, offer_downloads
+from book_pages import adapt_theme, fit_docstring, offer_downloads
 from left_over import left_over
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
@@ -152,17 +153,26 @@ OVERHANGING = """() => [...document.querySelectorAll("body *")].filter(element =
 }).map(element => element.outerHTML.slice(0, 120))"""
 
 
-# Of each formula that a sign such as a full stop follows, the text up to there, if it is on two lines.
+# Of each formula that a sign such as a full stop follows, or a bracket precedes, the text, if the two are on two lines.
 BROKEN = r"""() => [...document.querySelectorAll("mjx-container:not([display], .wide)")].flatMap(formula => {
-    const text = formula.closest(".math").nextSibling;
-    if (text?.nodeType !== Node.TEXT_NODE || !/^[.,;:!?)’”-]/.test(text.data)) return [];
-    const sign = document.createRange();
-    sign.setStart(text, 0);
-    sign.setEnd(text, 1);
-    const [{ top, bottom, left }] = sign.getClientRects(), box = formula.getBoundingClientRect();
-    const together = top < box.bottom && bottom > box.top && left > box.left;
-    return together ? [] : [formula.closest("p, li, td, dd, figcaption").textContent.slice(0, 120)];
+    const { previousSibling, nextSibling } = formula.closest(".math"), box = formula.getBoundingClientRect();
+    const apart = (text, close, at) => {
+        if (text?.nodeType !== Node.TEXT_NODE || !close.test(text.data)) return false;
+        const sign = document.createRange();
+        sign.setStart(text, at(text));
+        sign.setEnd(text, at(text) + 1);
+        const [{ top, bottom, left }] = sign.getClientRects();
+        return top >= box.bottom || bottom <= box.top || (text === nextSibling) !== left > box.left;
+    };
+    const broken = apart(nextSibling, /^[.,;:!?)’”-]/, () => 0) || apart(previousSibling, /[(\[“‘]$/, text => text.length - 1);
+    return broken ? [formula.closest("p, li, td, dd, figcaption").textContent.slice(0, 120)] : [];
 })"""
+
+# What can be scrolled sideways within the page, or lies in a box that cuts it off.
+SCROLLING = """() => [...document.querySelectorAll("article :is(pre, mjx-container, div), .prev-next-area a")].filter(element => {
+    const { overflowX, visibility } = getComputedStyle(element), { clientWidth, scrollWidth } = element;
+    return overflowX !== "visible" && visibility === "visible" && clientWidth && scrollWidth > clientWidth + 1;
+}).filter(element => !element.matches(".plane")).map(element => element.outerHTML.slice(0, 200))"""
 
 
 def resize(page: Page, width: int) -> None:
@@ -184,6 +194,20 @@ def test_a_narrow_page_does_not_scroll_sideways(visited: Visit) -> None:
     assert page.evaluate(OVERHANGING) == []
     assert page.evaluate("document.scrollingElement.scrollWidth") == 375
     assert page.evaluate(BROKEN) == []
+    # What was printed in sentences has broken into lines, the index is in one column, and titles of other pages fit.
+    narrow = page.evaluate(SCROLLING)
+    assert [element for element in narrow if 'class="sentences"' in element or "prev-next" in element] == []
+    lefts = page.evaluate(f"() => [...document.querySelectorAll('.genindextable td')].map(cell => cell.{BOX}.left)")
+    assert len(set(lefts)) <= 1
+
+
+def test_nothing_scrolls_sideways_on_a_wide_window(visited: Visit) -> None:
+    """Neither code nor what it printed, folded or not, nor formulas nor tables."""
+    page = visited.page
+    resize(page, 1280)
+    page.evaluate("() => document.querySelectorAll('details').forEach(details => { details.open = true; })")
+    assert page.evaluate(SCROLLING) == []
+    page.evaluate("() => document.querySelectorAll('details').forEach(details => { details.open = false; })")
 
 
 # A rule's cost grows with the number of elements, and a chapter has 15,000. A token's colour follows from its class alone, so
@@ -203,8 +227,8 @@ THIN_OUT = """() => {
 
 
 @pytest.mark.parametrize("page", CHAPTERS)
-def test_code_fits_a_page_and_takes_a_third_of_it_at_most(browser: Browser, address: str, page: str) -> None:
-    """On 1280 pixels no line of code scrolls, folded or not. Folded code takes no part in the third."""
+def test_code_takes_a_third_of_a_page_at_most(browser: Browser, address: str, page: str) -> None:
+    """On 1280 pixels; folded code takes no part in the third."""
     with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
         opened = visit(context, address)
         opened.open(address + page)  # and its formulas are set
@@ -212,10 +236,6 @@ def test_code_fits_a_page_and_takes_a_third_of_it_at_most(browser: Browser, addr
         in_sight = ".cell:not(.tag_hide-input, .tag_hide-cell) > .cell_input"
         code = opened.page.evaluate(f"() => [...document.querySelectorAll('{in_sight}')].map(e => e.{BOX}.height)")
         assert 0 < sum(code) < height / 3
-        opened.page.evaluate("() => document.querySelectorAll('details').forEach(d => { d.open = true; })")
-        widths = "pre => [pre.scrollWidth - pre.clientWidth, pre.textContent]"
-        blocks = opened.page.evaluate(f"() => [...document.querySelectorAll('.cell_input pre')].map({widths})")
-        assert [text for excess, text in blocks if excess > 0] == []
 
 
 def test_neighbouring_folds_are_one_and_say_what_they_open() -> None:
@@ -238,13 +258,50 @@ def test_neighbouring_folds_are_one_and_say_what_they_open() -> None:
     assert kinds == {"code", "output", "code and output"}
 
 
-@pytest.mark.parametrize("name", [FIRST, MODULE, "notebooks/15_published_table.html"])
-def test_no_listing_scrolls_on_a_wide_window(browser: Browser, address: str, name: str) -> None:
+def test_columns_that_were_printed_stay_columns(browser: Browser, address: str) -> None:
+    with browser.new_context(viewport={"width": 375, "height": 900}) as context:
+        page = context.new_page()
+        page.goto(f"{address}notebooks/02_maximum_likelihood.html")
+        printed = page.locator("div.cell_output pre")
+        columns, sentence = printed.filter(has_text="beta-binomial"), printed.filter(has_text="test images: h =")
+        assert columns.evaluate("pre => getComputedStyle(pre).whiteSpace") == "pre"
+        assert sentence.evaluate("pre => getComputedStyle(pre).whiteSpace") == "pre-wrap"
+
+
+def test_a_comment_of_an_example_stands_close_to_it() -> None:
+    lines = [">>> f(1)                  # one", "    >>> '#   x'    # two", "text     # three"]
+    fit_docstring(None, "function", "f", None, None, lines)  # type: ignore[arg-type]
+    assert lines == [">>> f(1)  # one", "    >>> '#   x'  # two", "text     # three"]
+
+
+def test_a_tick_stands_apart_from_what_was_printed_and_a_part_s_name_in_one_line(
+    browser: Browser, address: str
+) -> None:
     with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
         page = context.new_page()
-        page.goto(address + name)
-        excess = "[...document.querySelectorAll('article pre')].filter(e => e.scrollWidth > e.clientWidth)"
-        assert page.evaluate(f"() => {excess}.map(e => e.textContent)") == []
+        page.goto(f"{address}notebooks/02_maximum_likelihood.html")
+        gap = f"tick => tick.{BOX}.top - tick.previousElementSibling.{BOX}.bottom"
+        ticks = page.locator("div.cell_output .output.stream + p").all()
+        assert ticks
+        assert all(tick.evaluate(gap) > 10 for tick in ticks)
+        names = page.locator(".bd-links .caption-text")
+        edge = page.locator(".bd-sidebar-primary").evaluate(f"bar => bar.{BOX}.right")
+        assert max(name.evaluate(f"name => name.{BOX}.right") for name in names.all()) < edge - 10
+        page.goto(address + FIRST)
+        parts = page.locator("article td:first-child:has(> p:empty) + td strong").all()
+        assert len(parts) == 4
+        assert all(part.evaluate("name => name.getClientRects().length") == 1 for part in parts)
+
+
+def test_frames_are_dim_in_the_dark(browser: Browser, address: str) -> None:
+    with browser.new_context(color_scheme="dark") as context:
+        page = context.new_page()
+        page.goto(f"{address}{SIXTH}.html")
+        page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+        for selector, side in ((".cell_input", "borderRightColor"), (".bd-footer-content", "borderTopColor")):
+            for (colour,) in looks(page, selector, side):
+                assert max(map(float, re.findall(r"[\d.]+", colour)[:3])) < 110, (selector, colour)
+        assert looks(page, ".cell_input", "borderLeftColor") != looks(page, ".cell_input", "borderRightColor")  # code
 
 
 def test_the_fields_of_a_named_tuple_are_not_called_aliases() -> None:
@@ -559,7 +616,19 @@ def test_a_link_to_the_book_can_be_previewed(page: str) -> None:
     folder = HTML / page if not picture.netloc else HTML / "index.html"
     assert (folder.parent / "_static" / Path(picture.path).name).is_file() or (folder.parent / picture.path).is_file()
     assert Head(EIGHTH).title.strip() == "8. Training on real digits — Variational auto-encoders, derived and run"
-    assert "og:title" not in Head(EIGHTH).about
+
+
+# Sphinx itself makes the others, which hold no text.
+@pytest.mark.parametrize("page", [page for page in PAGES if "/" in page and page != FIRST])
+def test_a_page_s_link_is_previewed_with_its_title_and_a_chapter_s_with_its_question(page: str) -> None:
+    head = Head(page)
+    about, title = head.about["description"], head.about["og:title"]
+    assert head.title.strip() == f"{title} — {head.about['og:site_name']}"
+    assert head.about["og:description"] == about
+    assert re.fullmatch(r"[^\\<>{}]{30,500}", about)
+    if page in CHAPTERS:
+        assert about.endswith("?")
+        assert html.unescape(f">{about}<") in html.unescape((HTML / FIRST).read_text(encoding="utf-8"))
 
 
 def test_the_first_page_opens_on_a_model_to_play_with_and_leads_on(browser: Browser, address: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from docutils import nodes  # type: ignore[import-untyped]
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
@@ -28,11 +29,12 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", adapt_theme)
     app.connect("doctree-read", add_reading_time)
     app.connect("doctree-read", fold_once)
-    app.connect("autodoc-process-docstring", drop_aliases)
+    app.connect("autodoc-process-docstring", fit_docstring)
     app.connect("env-check-consistency", write_equations)
     app.connect("env-check-consistency", write_references)
     app.connect("env-updated", add_index_entries)
     app.connect("doctree-resolved", fit_text)
+    app.connect("html-page-context", describe)
     app.connect("html-page-context", link_source, priority=400)  # before the theme makes its buttons
     app.connect("html-page-context", offer_downloads, priority=900)  # after it made them
     app.connect("build-finished", prune_mathjax, priority=900)  # after MathJax was copied
@@ -80,9 +82,10 @@ def fold_once(app: Sphinx, doctree: nodes.document) -> None:
             cell.parent.remove(cell)
 
 
-def drop_aliases(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Leave out what Python writes about each field of a named tuple, which says nothing."""
-    lines[:] = [line for line in lines if not line.startswith("Alias for field number")]
+def fit_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Leave out what Python writes about each field of a named tuple, and wide gaps before comments."""
+    kept = [line for line in lines if not line.startswith("Alias for field number")]
+    lines[:] = [re.sub(r"^( *>>> .*?\S) {3,}# ", r"\1  # ", line) for line in kept]
 
 
 def write_equations(app: Sphinx, env: Any) -> None:
@@ -118,18 +121,43 @@ def add_index_entries(app: Sphinx, env: Any) -> None:
 
 
 def fit_text(app: Sphinx, doctree: nodes.document, page: str) -> None:
-    """Show figures as large as matplotlib drew them, and keep a formula on a line with its full stop."""
+    """Show figures as large as matplotlib drew them, and keep formulas on a line with what stands close to them."""
     for image in doctree.findall(nodes.image):
         # A figure has 192 dots to the inch (``book.mplstyle``), and a page has 96 pixels.
         image.setdefault("scale", 100 if "width" in image else 50)
     for formula in list(doctree.findall(nodes.math)):
-        line, place = formula.parent, formula.parent.index(formula)
-        text, number = [*line[place + 1 : place + 3], "", ""][:2]
-        if text == " " and formula.astext().endswith("="):
-            line[place : place + 3] = [nodes.inline("", "", formula, text, number, classes=["unbroken"])]
-        elif isinstance(text, nodes.Text) and (close := re.match(r"\S+", text)):
-            bound = nodes.inline("", "", formula, nodes.Text(close[0]), classes=["unbroken"])
-            line[place : place + 2] = [bound, nodes.Text(text[close.end() :])]
+        keep_together(formula)
+
+
+def keep_together(formula: nodes.math) -> None:
+    """Keep a formula on a line with its full stop, the bracket before it, and the number that it equals."""
+    line, place, pieces = formula.parent, formula.parent.index(formula), [formula]
+    before, after = line[place - 1] if place else None, (*line[place + 1 : place + 2], None)[0]
+    if after == " " and formula.astext().endswith("="):
+        pieces += line[place + 1 : place + 3]
+        del line[place + 1 : place + 3]
+    elif isinstance(after, nodes.Text) and (close := re.match(r"\S+", after)):
+        pieces.append(nodes.Text(close[0]))
+        line[place + 1] = nodes.Text(after[close.end() :])
+    if isinstance(before, nodes.Text) and (opening := re.search(r"[(\[“‘]+$", before)):
+        pieces.insert(0, nodes.Text(opening[0]))
+        line[place - 1] = nodes.Text(before[: opening.start()])
+    if len(pieces) > 1:
+        line[place] = nodes.inline("", "", *pieces, classes=["unbroken"])
+
+
+def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Give a page the description that previews of links show: a chapter's question, or its first paragraph."""
+    if not doctree or page == app.config.root_doc:
+        return  # The book's own description is in preview.html.
+    questions = {}  # of the chapters, from the table on the first page
+    for row in app.env.get_doctree(app.config.root_doc).findall(nodes.row):
+        cells = list(row.findall(nodes.entry))
+        for label in row.findall(addnodes.pending_xref):
+            target = app.env.get_domain("std").data["labels"].get(label["reftarget"], [""])[0]
+            questions[target] = cells[-1].astext()
+    first = next(doctree.findall(nodes.paragraph), nodes.Text(""))  # The index has none.
+    context["about"] = questions.get(page) or first.astext().replace("\n", " ")
 
 
 def link_source(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:

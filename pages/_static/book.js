@@ -1,6 +1,6 @@
 // A formula is never broken into lines. Displayed and a little too wide, it is set a little smaller; wider than that, it
 // scrolls in a box of its own, which can be reached and scrolled with the keyboard alone.
-const SMALLEST = 0.8;
+const SMALLEST = 0.75;
 
 function mendFormulas() {
   const formulas = [...document.querySelectorAll("mjx-container")];
@@ -35,6 +35,11 @@ window.addEventListener("load", async () => {
 // The given height of a figure becomes a ratio: it holds on a narrow screen too, before and after the picture arrives.
 for (const { style } of document.querySelectorAll("div.cell_output img[style]")) {
   Object.assign(style, { aspectRatio: `auto ${parseFloat(style.width)} / ${parseFloat(style.height)}`, height: "auto" });
+}
+
+// What a cell printed without columns is sentences, which may break into lines.
+for (const pre of document.querySelectorAll("div.cell_output pre")) {
+  pre.classList.toggle("sentences", !/\S {2,}\S/.test(pre.textContent));
 }
 
 // A drawer of side bar links that stayed open would hide the place that was chosen in it.
