@@ -146,14 +146,9 @@ def _tables(chapter: Chapter, headings: Mapping[str, str], replicated: Mapping[s
         # A chapter may check an equation of an earlier one: the anchor is where the equation is.
         anchor = f"(checked-{label})=\n    " if label in chapter.labels else ""
         for check in checks:
-<<<<<<< HEAD
             equation = f"{anchor}{{eq}}`{label}` {headings[label]}"
-            rows.append([equation, check["kind"], check["found"], _per_cent(check["resolution"]), of.get(label, "")])
-=======
-            lines.append(f"* - {anchor}{{eq}}`{label}` {headings[label]}")
             kind = check["kind"].replace(" ", "\N{NO-BREAK SPACE}")  # on one line
-            lines += [f"  - {kind}", f"  - {check['found']}"]
->>>>>>> wt-look
+            rows.append([equation, kind, check["found"], _per_cent(check["resolution"]), of.get(label, "")])
             anchor = ""
     lines += _list_table(["equation", "kind", "found", "notices", "held for"], rows)
     if chapter.claims:
