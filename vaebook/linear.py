@@ -64,7 +64,7 @@ class LinearGaussian:
         factor = torch.linalg.cholesky(self.M)
         r = self._centred(x)
         c = torch.cholesky_solve(self.W.T @ r.T, factor).T  # (B, m)
-        # A sum of squares. The textbook's difference ‖r‖² − rᵀW M⁻¹Wᵀr would lose its digits for small σ_dec.
+        # A sum. The difference ‖r‖² − rᵀW M⁻¹Wᵀr would lose digits for x near the plane, if σ_dec is small.
         squares = (r - c @ self.W.T).square().sum(-1) / self.sigma_dec.square() + c.square().sum(-1)
         log_det = 2 * factor.diagonal().log().sum() + 2 * (self.d - self.m) * self.sigma_dec.log()
         return -0.5 * (squares + log_det + self.d * LOG_2PI)
