@@ -37,6 +37,9 @@ GIVEN = {
         "0.2": "450 · 469",
         "9.8": "3280 · 59,600 / 20",
         "0.99": "the authors' code",
+        "59,600": "the authors' code",
+        "500": "the authors' code",
+        "0.9": "PyTorch's Adam",
         "87.25": "a run of which no record is kept",
     },
     "explorer": {"0.05": "a step of the keys", "0.5": "a long step"},
@@ -49,6 +52,7 @@ GIVEN = {
         "4.0": "licence",
     },
     "notation": {"1.44": "1 / log 2"},
+    "checks": {"10 %": "an example", "1.1": "an example"},
 }
 
 NOT_PROSE = re.compile(
