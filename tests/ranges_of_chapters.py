@@ -1,8 +1,8 @@
 """Execute chapters at the ends of their parameters' ranges: `python tests/ranges_of_chapters.py FOLDER [--sample] [STEM…]`.
 
 A declared range is a promise: a run with any value in it ends well. A case takes one parameter to an end of its range,
-or images of a reader's own, with the fewest epochs. The sample holds other values with all epochs of each chapter, since
-claims about training have to hold for other seeds, and of those that are quick all parameters at their smallest. A case that
+or images of a reader's own, with the fewest epochs. The sample holds other values, with a quarter of each
+chapter's epochs, and of chapters that are quick all parameters at their smallest. A case that
 went well is not run again while the folder stays.
 """
 
@@ -121,6 +121,8 @@ def cases(chapter: Path, own: dict[str, Path], sample: bool) -> Iterator[tuple[s
     other = {name: value for name, value in OTHER.items() if name in defaults}
     if default := int(defaults.get("n_samples", 0)):
         other["n_samples"] = default // 4 if default > 1000 else default + 1
+    if default := int(defaults.get("epochs", 0)):
+        other["epochs"] = max(smallest(ranges["epochs"]), default // 4)
     if sample:
         yield "other", {n: v for n, v in other.items() if n not in ranges or v <= (ranges[n].most or v)}
         least = {name: smallest(range_) for name, range_ in ranges.items()}

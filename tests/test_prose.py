@@ -24,7 +24,11 @@ GIVEN = {
     "03_latent_variables": {"95 %": "radius √(2 log 20) in the code"},
     "06_reparametrisation": {"240": "5!·2", "720": "6!"},
     "07_loss": {"0.618": "golden section", "0.4": "1 / √2π", "5.7": "√64 / √2"},
-    "08_training": {"0.999": "Adam's customary β₂", "95 %": "radius √(2 log 20) in the code"},
+    "08_training": {
+        "0.999": "Adam's customary β₂",
+        "95 %": "radius √(2 log 20) in the code",
+        "39 %": "1 − exp(−1/2)",
+    },
     "12_covariance": {"1325": "50 · 53 / 2"},
     "13_joint_view": {"255": "grey levels"},
     "14_museum_of_bugs": {"5000": "what a bug was asked for"},

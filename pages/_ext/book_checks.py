@@ -90,10 +90,13 @@ def page(text: str, chapters: Sequence[Chapter], evidence: Evidence) -> str:
 
 def _four_numbers(chapters: Sequence[Chapter], evidence: Evidence) -> list[str]:
     """A paragraph for each of resolution, mistakes, replication and ranges."""
-    best = [min(found) for c in chapters for checks in c.checks.values() if (found := resolutions(checks))]
+    known = dict[str, list[float]]()  # a chapter may check an equation of another one
+    for label, checks in ((label, checks) for c in chapters for label, checks in c.checks.items()):
+        known.setdefault(label, []).extend(resolutions(checks))
+    best = [min(found) for found in known.values() if found]
     sharp = sum(per_cent <= WANTED for per_cent in best)
     lines = [f"**Resolution.** Of {len(best)} equations that say what something equals, {sharp} have a check that "
-             f"a change of {WANTED} % or less would have failed."]  # fmt: skip
+             f"a change of {WANTED} % or less would make fail."]  # fmt: skip
     for kind, words in (
         ("mutants", "**Mistakes.** Of {mistakes} small mistakes put into the chapters' own code, a check, a claim or "
                     "an assertion noticed {noticed}, and {crashed} stopped the chapter otherwise"),
@@ -133,7 +136,7 @@ def _per_cent(per_cent: float | None) -> str:
     """The resolution of a check, as its column shows it."""
     if per_cent is None:
         return ""
-    return "any" if per_cent == 0 else "< 0.01 %" if per_cent < 0.01 else f"{per_cent:.2g} %"
+    return "any" if per_cent == 0 else "< 0.01 %" if per_cent < 0.01 else f"{float(f'{per_cent:.2g}'):g} %"
 
 
 def _tables(chapter: Chapter, headings: Mapping[str, str], replicated: Mapping[str, Any]) -> str:
