@@ -56,7 +56,6 @@ GIVEN = {
         "4.0": "licence",
     },
     "notation": {"1.44": "1 / log 2"},
-    "checks": {"10 %": "an example", "1.1": "an example"},
 }
 
 NOT_PROSE = re.compile(
