@@ -84,7 +84,7 @@ def test_the_four_numbers_come_from_the_build_and_from_stored_runs() -> None:
         "ranges": {"01_one": {"code": one.code, "runs": 5, "well": 5}, "02_two": {"code": "x", "runs": 2, "well": 1}},
     }
     written = page(MARK, [one, two], evidence)
-    assert "Of 2 equations that say what something equals, 1 have a check that a change of 10 % or less" in written
+    assert "Of 2 equations that say what something equals, 1 have a check with a resolution of 10 % or less" in written
     assert "noticed 7, and 2 stopped the chapter otherwise (chapter 1).\n" in written
     assert "Of 10 small mistakes" in written
     assert "Of 3 equations and claims, 2 held at 95 % or more" in written

@@ -95,8 +95,8 @@ def _four_numbers(chapters: Sequence[Chapter], evidence: Evidence) -> list[str]:
         known.setdefault(label, []).extend(resolutions(checks))
     best = [min(found) for found in known.values() if found]
     sharp = sum(per_cent <= WANTED for per_cent in best)
-    lines = [f"**Resolution.** Of {len(best)} equations that say what something equals, {sharp} have a check that "
-             f"a change of {WANTED} % or less would make fail."]  # fmt: skip
+    lines = [f"**Resolution.** Of {len(best)} equations that say what something equals, {sharp} have a check with "
+             f"a resolution of {WANTED} % or less."]  # fmt: skip
     for kind, words in (
         ("mutants", "**Mistakes.** Of {mistakes} small mistakes put into the chapters' own code, a check, a claim or "
                     "an assertion noticed {noticed}, and {crashed} stopped the chapter otherwise"),
