@@ -136,7 +136,8 @@ def _per_cent(per_cent: float | None) -> str:
     """The resolution of a check, as its column shows it."""
     if per_cent is None:
         return ""
-    return "any" if per_cent == 0 else "< 0.01 %" if per_cent < 0.01 else f"{float(f'{per_cent:.2g}'):g} %"
+    text = "any" if per_cent == 0 else "< 0.01 %" if per_cent < 0.01 else f"{float(f'{per_cent:.2g}'):g} %"
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _tables(chapter: Chapter, headings: Mapping[str, str], replicated: Mapping[str, Any]) -> str:
@@ -160,7 +161,10 @@ def _tables(chapter: Chapter, headings: Mapping[str, str], replicated: Mapping[s
     return "\n".join(lines)
 
 
-def _list_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def _list_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table, without its last column where that is empty: the chapter was not replicated."""
+    if not any(row[-1] for row in rows):
+        head, rows = head[:-1], [row[:-1] for row in rows]
     lines = [":::{list-table}", ":header-rows: 1", ""]
     for row in (head, *rows):
         lines += [f"  - {entry}" if k else f"* - {entry}" for k, entry in enumerate(row)]
