@@ -35,6 +35,7 @@ def test_equal_sides_pass_with_one_line(capsys: pytest.CaptureFixture[str]) -> N
         (torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.1]), {}),
         (1.0, 1.0 + 1e-7, {"kind": "quadrature"}),
         (1.0, 1.2, {"tolerance": 0.1}),
+        (torch.tensor([1.0, 1.15]), torch.ones(2), {"tolerance": 0.1}),
         (float("nan"), 0.0, {}),
         (float("nan"), float("nan"), {}),
         (0.0, float("nan"), {"relation": "<="}),
