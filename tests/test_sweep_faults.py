@@ -46,17 +46,14 @@ def temporary() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def whole(book: Book, killed: bool = False) -> bool:
-    """Whether the folder holds a whole notebook and a whole record for each run, and nothing else.
-
-    SIGKILL may fall between a run's last file and the removal of its hidden folder, which then stays, empty.
-    """
+def whole(book: Book) -> bool:
+    """Whether the folder holds a whole notebook and a whole record for each run, and nothing else."""
     for record in book.records().values():
         notebook = book.runs / f"{record['id']}.ipynb"
         assert notebook.stat().st_size == record["notebook_bytes"]
         json.loads(notebook.read_text(encoding="utf-8"))
     names = {f"{name}{ending}" for name in book.records() for ending in (".json", ".ipynb")}
-    return {path.name for path in book.runs.iterdir() if not (killed and path.name.startswith("."))} == names
+    return {path.name for path in book.runs.iterdir()} == names
 
 
 # A run goes wrong
@@ -239,7 +236,20 @@ def test_a_killed_sweep_started_again_ends_as_if_undisturbed(book: Book, moment:
     assert code == 0, error
     assert sorted(record["parameters"]["seed"] for record in book.records().values()) == [0, 1, 2, 3, 4]
     assert len(book.executions()) == executed + 5 - finished  # what was done was not executed again
-    assert whole(book, killed=True)
+    assert whole(book)
+
+
+def test_what_a_run_leaves_that_is_killed_after_its_record_is_removed_by_the_next_sweep(book: Book) -> None:
+    """Its record is there and so it is not executed again, but its hidden folder and its lock are."""
+    words = ["--seeds", "2"]
+    assert book.sweep(*words)[0] == 0
+    name, executed = min(book.records()), len(book.executions())
+    (book.runs / f".{name}-abc").mkdir()
+    (book.runs / f".{name}-abc" / "x.ipynb").touch()
+    (book.runs / f".{name}.lock").touch()
+    assert book.sweep(*words)[0] == 0
+    assert len(book.executions()) == executed
+    assert whole(book)
 
 
 def test_a_sweep_is_killed_at_any_moment_from_its_start(book: Book, moment: random.Random) -> None:

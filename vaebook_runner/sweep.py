@@ -82,11 +82,11 @@ def perform_on_worker(job: Job) -> str:
 
 
 def sweep(jobs: Sequence[Job], workers: Callable[[], AbstractContextManager[Workers]]) -> str:
-    """Perform the jobs that are not done, and say how all of them ended.
-
-    Failed if some jobs did not end well, when all others have. After Ctrl-C what is finished stays, the rest stops.
-    """
-    rest, folder, ended = [job for job in jobs if not job.is_done()], Path(jobs[0].folder), dict[str, str]()
+    """Perform the jobs not done; fail, when all have ended, if some did not end well. Ctrl-C keeps what is done."""
+    folder, ended = Path(jobs[0].folder), dict[str, str]()
+    # A run that was killed behind its record has left its hidden folder.
+    left = {path.name[1:].partition("-")[0].removesuffix(".lock") for path in folder.glob(".*")}
+    rest = [job for job in jobs if job.name in left or not job.is_done()]
     if rest and len(rest) < len(jobs):
         click.echo(f"{len(jobs) - len(rest)} of {len(jobs)} runs are done already", err=True)
     try:
@@ -138,10 +138,10 @@ def perform(job: Job, threads: int, stop: Callable[[], bool]) -> str:
     folder, lock = Path(job.folder), Path(job.folder, f".{job.name}.lock")
     with suppress(Timeout), FileLock(lock, blocking=False):
         try:
-            if job.is_done():
-                return "done"
             for rest in folder.glob(f".{job.name}-*"):  # of a run that was killed, or somebody held its lock
                 shutil.rmtree(rest, ignore_errors=True)
+            if job.is_done():
+                return "done"
             with tempfile.TemporaryDirectory(prefix=f".{job.name}-", dir=folder, ignore_cleanup_errors=True) as part:
                 return execute_and_record(job, Path(part), threads, stop)
         finally:
