@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from evidence import ROOT, cells_of, store
+from evidence import COMPUTING, ROOT, cells_of, store
 
 SECONDS = 300  # after which a changed chapter is given up, and counts as noticed: its author would ask why
 # Calls that show, set up, or check a range: what stands in them is no mathematics of a chapter, but for both sides of a check.
@@ -148,8 +148,7 @@ def main() -> int:
         return 0
     import subprocess
 
-    # Chapter 16 runs commands and computes nothing.
-    stems = stems or [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9]*.md")) if path.stem < "16"]
+    stems = stems or COMPUTING
     environment = {**os.environ, "CHAPTER_MUTANTS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
     def lines(stem: str) -> list[str]:

@@ -1,9 +1,9 @@
 """Execute chapters at the ends of their parameters' ranges: `python tests/ranges_of_chapters.py FOLDER [--sample] [STEM…]`.
 
 A declared range is a promise: a run with any value in it ends well. A case takes one parameter to an end of its range,
-or images of a reader's own, with the fewest epochs. The sample holds other values, with a quarter of each
-chapter's epochs, and of chapters that are quick all parameters at their smallest. A case that
-went well is not run again while the folder stays.
+or images of a reader's own, with the fewest epochs. The sample holds other values, with a quarter of each chapter's
+epochs, and of chapters that are quick all parameters at their smallest. A case that went well is not run again while the
+folder stays.
 """
 
 import ast

@@ -2,7 +2,7 @@
 
 It counts how often each check and each claim held, by default at 20 seeds from 100 on, ten apart, since a chapter uses
 several in a row. A run that is in the folder, of the same code, is not run again. The counts go into
-``notebooks/evidence.json``, which the page of checks shows.
+``pages/evidence.json``, which the page of checks shows.
 """
 
 import contextlib
@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from evidence import ROOT, cells_of, digest, store
+from evidence import COMPUTING, cells_of, digest, store
 
 FIRST, APART = 100, 10
-# Chapter 16 runs commands and computes nothing.
-CHAPTERS = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9]*.md")) if path.stem < "16"]
 
 
 def run(stem: str, seed: int) -> dict[str, Any]:
@@ -89,7 +87,7 @@ def counts(folder: Path, stem: str, seeds: list[int]) -> dict[str, Any]:
 def main() -> None:
     folder, *words = sys.argv[1:]
     n = int(words.pop(words.index("--seeds") + 1)) if "--seeds" in words else 20
-    stems = [word for word in words if word != "--seeds"] or CHAPTERS
+    stems = [word for word in words if word != "--seeds"] or COMPUTING
     seeds = [FIRST + APART * k for k in range(n)]
     Path(folder).mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"

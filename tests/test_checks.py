@@ -1,9 +1,13 @@
 """The page of checks says what was checked, and refuses labels that do not fit together."""
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import evidence
 import pytest
-from book_checks import MARK, page, read
+from book_checks import MARK, page, read, write
 from sphinx.errors import ExtensionError
 
 
@@ -107,3 +111,19 @@ def test_what_was_never_measured_is_not_said() -> None:
     assert "Of 0 small mistakes" not in written
     assert "held for" not in written
     assert "seeds" not in written
+
+
+def test_the_page_reads_what_the_long_runs_stored(tmp_path: Path) -> None:
+    """From the folder of pages: the build lays it out whole for Sphinx."""
+    stored = tmp_path / evidence.STORE.relative_to(evidence.ROOT)
+    assert stored.parent == tmp_path / "pages"
+    for folder in ("notebooks", "pages"):
+        (tmp_path / folder).mkdir()
+    chapter = notebook(["eq-a"], ["eq-a"])
+    (tmp_path / "notebooks" / "01_one.ipynb").write_text(json.dumps(chapter), encoding="utf-8")
+    found = {"code": read("01_one", chapter).code, "seeds": [100, 110], "held": {"eq-a": 2}}
+    stored.write_text(json.dumps({"replication": {"01_one": found}}), encoding="utf-8")
+    source = [MARK]
+    write(SimpleNamespace(srcdir=tmp_path), "pages/checks", source)  # type: ignore[arg-type]
+    assert "  - 2 of 2\n" in source[0]
+    assert "Of 1 equations and claims, 1 held" in source[0]

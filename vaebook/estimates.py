@@ -37,7 +37,7 @@ class Estimate(NamedTuple):
 
 
 def effect(rows: Tensor) -> Estimate:
-    r"""The mean over trained models and images, with the errors of both.
+    r"""The mean over trained models and images, with the errors of both, :eq:`eq-running-effect` of the book.
 
     .. math:: \mathrm{se}^2 = \frac{\operatorname{var}_s \bar\Delta_{s\cdot}}{S}
               + \frac{\operatorname{var}_i \bar\Delta_{\cdot i}}{N}
@@ -52,8 +52,8 @@ def effect(rows: Tensor) -> Estimate:
     >>> effect(torch.tensor([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]]))
     Estimate(value=2.5, stderr=0.763...)
     """
-    means = [rows.double().reshape(len(rows), -1).mean(1), *([rows.double().mean(0)] if rows.ndim == 2 else [])]
-    parts = [monte_carlo(mean) for mean in means]
+    rows = rows.to(torch.float64)
+    parts = [monte_carlo(rows.mean(axis) if rows.ndim == 2 else rows) for axis in range(rows.ndim)[::-1]]
     return Estimate(parts[0].value, math.hypot(*(part.stderr for part in parts)))
 
 
@@ -78,5 +78,5 @@ def monte_carlo(samples: Tensor) -> Estimate:
         raise ValueError("samples needs real numbers; take the real and the imaginary parts apart")
     if samples.numel() < 2:
         raise ValueError(f"samples needs at least 2 draws for a standard error, got {samples.numel()}")
-    draws = samples.detach().to(torch.float64).flatten()
+    draws = samples.detach().double().flatten()
     return Estimate(draws.mean().item(), (draws.std() / math.sqrt(draws.numel())).item())

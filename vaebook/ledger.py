@@ -28,7 +28,7 @@ SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class CheckFailed(AssertionError):
-    """The two sides of an equation differ by more than the tolerance; the message shows both."""
+    """An equation or a claim does not hold; the message shows what was found."""
 
 
 def check(
@@ -112,7 +112,7 @@ def claim(sentence: str, rows: Tensor | Estimate, *, book: bool, above: float = 
     Args:
         sentence: what is claimed.
         rows: differences, one row for each trained model, ``(S,)`` or with one column for each image ``(S, N)``, see
-            :func:`~vaebook.estimates.effect`; or an Estimate, where nothing was trained.
+            :func:`~vaebook.estimates.effect`; or an Estimate, about one model or none.
 
     Raises:
         CheckFailed: the claim is false, and ``book`` is true.
@@ -121,8 +121,8 @@ def claim(sentence: str, rows: Tensor | Estimate, *, book: bool, above: float = 
     >>> claim("four dimensions beat two", torch.tensor([[1.0, 1.2], [0.8, 1.0]]), book=True)
     ✓ four dimensions beat two: 1.00 ± 0.14 > 0, 2 seeds, 2 images
     """
-    found, size = (rows, "") if isinstance(rows, Estimate) else (effect(rows), f", {len(rows)} seeds")
-    size += "".join(f", {n:,} images" for n in ([] if isinstance(rows, Estimate) else rows.shape[1:]))
+    found, shape = (rows, ()) if isinstance(rows, Estimate) else (effect(rows), rows.shape)
+    size = "".join(f", {n:,} {counted}" for n, counted in zip(shape, ("seeds", "images"), strict=False))
     if within is None:
         holds, line = found.value - CLAIM_Z * found.stderr > above, f"{found} > {above:g}{size}"
     else:

@@ -1,6 +1,6 @@
 """The page of checks: every labelled equation and every claim of the book, and how this build verified it.
 
-Beside what the build saw stands what long runs found and stored in ``notebooks/evidence.json``: at how many other seeds
+Beside what the build saw stands what long runs found and stored in ``pages/evidence.json``: at how many other seeds
 a check or a claim held, how many small mistakes in a chapter's code it notices, and how its ranges of parameters end.
 """
 
@@ -41,11 +41,9 @@ def setup(app: Sphinx) -> dict[str, bool]:
 def write(app: Sphinx, name: str, source: list[str]) -> None:
     """Put the checks of all chapters in place of the mark."""
     if MARK in source[0]:
-        folder = Path(app.srcdir, "notebooks")
-        chapters = [
-            read(path.stem, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*.ipynb"))
-        ]
-        stored = folder / "evidence.json"
+        found = sorted(Path(app.srcdir, "notebooks").glob("*.ipynb"))
+        chapters = [read(path.stem, json.loads(path.read_text(encoding="utf-8"))) for path in found]
+        stored = Path(app.srcdir, "pages", "evidence.json")
         evidence = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
         source[0] = page(source[0], chapters, evidence)
 
@@ -65,7 +63,12 @@ def read(stem: str, notebook: Mapping[str, Any]) -> Chapter:
         labels |= {label: heading} if label else {}
     title = (re.findall(r"(?m)^# (.+)$", text) or [stem])[0]
     claims = [data["claim"] for data in found if "claim" in data]
-    return Chapter(stem, title, labels, checks, claims, hashlib.sha256("\n\n".join(code).encode()).hexdigest()[:12])
+    return Chapter(stem, title, labels, checks, claims, digest(code))
+
+
+def digest(code: Iterable[str]) -> str:
+    """What tells a chapter's code, cell by cell, from any other."""
+    return hashlib.sha256("\n\n".join(code).encode()).hexdigest()[:12]
 
 
 def page(text: str, chapters: Sequence[Chapter], evidence: Evidence) -> str:
