@@ -7,6 +7,7 @@ and the child executes the changed cell and the rest of the chapter. A mistake t
 chapter prints is no mistake and does not count.
 """
 
+import argparse
 import ast
 import contextlib
 import copy
@@ -140,9 +141,11 @@ def try_chapter(stem: str, each: int) -> None:
 
 
 def main() -> int:
-    words = sys.argv[1:]
-    each = int(words.pop(words.index("--each") + 1)) if "--each" in words else 5
-    stems = [word for word in words if word != "--each"]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stems", nargs="*", help="names of chapters such as 01_kl; none is all")
+    parser.add_argument("--each", type=int, default=5, help="how many mistakes in each chapter")
+    words = parser.parse_args()
+    stems, each = words.stems, words.each
     if os.environ.get("CHAPTER_MUTANTS"):
         try_chapter(stems[0], each)
         return 0

@@ -5,13 +5,17 @@ changed since.
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-import book_checks
 import jupytext
 
 ROOT = Path(__file__).parent.parent
+# The scripts that import this are started by themselves too, without pytest's conftest.py.
+sys.path.append(str(ROOT / "pages" / "_ext"))
+import book_checks  # noqa: E402
+
 STORE = ROOT / "pages" / "evidence.json"
 # Chapter 16 runs commands and computes nothing.
 COMPUTING = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9]*.md")) if path.stem < "16"]

@@ -6,9 +6,9 @@ epochs, and of chapters that are quick all parameters at their smallest. A case 
 folder stays.
 """
 
+import argparse
 import ast
 import os
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -148,13 +148,17 @@ def plan(folder: Path, stems: list[str], sample: bool) -> list[Job]:
 
 
 def main() -> None:
-    folder, *rest = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("stems", nargs="*", help="names of chapters such as 01_kl; none is all")
+    parser.add_argument("--sample", action="store_true")
+    words = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    jobs = plan(Path(folder), [word for word in rest if word != "--sample"], "--sample" in rest)
+    jobs = plan(words.folder, words.stems, words.sample)
     try:
         print(sweep(jobs, partial(here, os.cpu_count() or 1)))
     finally:
-        for stem in {job.label.split()[0] for job in jobs} if "--sample" not in rest else ():
+        for stem in {job.label.split()[0] for job in jobs} if not words.sample else ():
             mine = [job for job in jobs if job.label.startswith(f"{stem} ")]
             store("ranges", stem, {"runs": len(mine), "well": sum(job.is_done() for job in mine)})
 

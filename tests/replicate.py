@@ -5,12 +5,12 @@ several in a row. A run that is in the folder, of the same code, is not run agai
 ``pages/evidence.json``, which the page of checks shows.
 """
 
+import argparse
 import contextlib
 import io
 import json
 import multiprocessing
 import os
-import sys
 import time
 import warnings
 from functools import partial
@@ -85,20 +85,23 @@ def counts(folder: Path, stem: str, seeds: list[int]) -> dict[str, Any]:
 
 
 def main() -> None:
-    folder, *words = sys.argv[1:]
-    n = int(words.pop(words.index("--seeds") + 1)) if "--seeds" in words else 20
-    stems = [word for word in words if word != "--seeds"] or COMPUTING
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("stems", nargs="*", help="names of chapters such as 01_kl; none is all")
+    parser.add_argument("--seeds", type=int, default=20, help="how many")
+    words = parser.parse_args()
+    folder, n, stems = words.folder, words.seeds, words.stems or COMPUTING
     seeds = [FIRST + APART * k for k in range(n)]
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"
     jobs = [(stem, seed) for stem in stems for seed in seeds]
     left = dict.fromkeys(stems, n)
     # Spawned, so that none inherits what another has set.
     with multiprocessing.get_context("spawn").Pool(os.cpu_count(), maxtasksperchild=1) as pool:
-        for stem, _ in pool.imap_unordered(partial(run_once, Path(folder)), jobs):
+        for stem, _ in pool.imap_unordered(partial(run_once, folder), jobs):
             left[stem] -= 1
             if not left[stem]:
-                store("replication", stem, counts(Path(folder), stem, seeds))
+                store("replication", stem, counts(folder, stem, seeds))
 
 
 if __name__ == "__main__":

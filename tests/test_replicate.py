@@ -1,6 +1,9 @@
 """What the long runs over the chapters count."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import evidence
@@ -62,3 +65,13 @@ def test_the_digest_is_the_one_of_the_page_of_checks() -> None:
 
     cells = [{"cell_type": "code", "source": source, "outputs": []} for source in evidence.cells_of("01_kl")]
     assert book_checks.read("01_kl", {"cells": cells}).code == evidence.digest("01_kl")
+
+
+@pytest.mark.parametrize("script", ["replicate", "ranges_of_chapters", "chapter_mutants"])
+def test_a_script_starts_by_itself_and_says_what_it_takes(script: str) -> None:
+    """Without what conftest.py does for the tests, as `.ci/run` starts it."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, str(evidence.ROOT / "tests" / f"{script}.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "01_kl" in done.stdout

@@ -1,6 +1,6 @@
 // A formula is never broken into lines. Displayed and a little too wide, it is set a little smaller; wider than that, it
 // scrolls in a box of its own, which can be reached and scrolled with the keyboard alone.
-const SMALLEST = 0.75;
+const SMALLEST = 0.8;
 
 function mendFormulas() {
   const formulas = [...document.querySelectorAll("mjx-container")];
