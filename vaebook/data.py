@@ -61,23 +61,20 @@ class Images:
 def load(dataset: str | os.PathLike[str]) -> Images:
     """Load a data set by its name, or your own images from a path.
 
-    - ``"digits"``: scikit-learn's 1,797 handwritten digits of 8 × 8. They come with scikit-learn and
-      need no network.
-    - ``"mnist"``, ``"fashion-mnist"``: 70,000 images of 28 × 28 in torchvision's layout, in the folder
-      that the environment variable ``VAEBOOK_DATA`` names (default: ``vaebook`` in the user's cache
-      folder). They are downloaded into it the first time.
+    - ``"digits"``: scikit-learn's 1,797 handwritten digits of 8 × 8. They come with scikit-learn and need no network.
+    - ``"mnist"``, ``"fashion-mnist"``: 70,000 images of 28 × 28 in torchvision's layout, downloaded the first
+      time into the folder that ``VAEBOOK_DATA`` names in the environment (default: ``vaebook`` in the user's cache).
     - a path to a ``.npy`` array (N, H, W), or to a ``.npz`` with one such array and optionally ``labels``
       (N,). If the ``.npz`` has more arrays, this one is ``images``.
     - a path to a folder of pictures, all of the same size, which are sorted by file name.
 
-    What is accepted of your own, 100 images or more, is listed in ``pages/intro.md``. A known name takes precedence
+    What is accepted of your own, 100 images or more, is listed on the book's first page. A known name takes precedence
     over a file of the same name; write ``./digits`` for the file. Existing files are never changed or deleted.
 
-    The split is fixed. MNIST and Fashion-MNIST keep their authors' order: the first 55,000 training
-    images are for training, the last 5,000 for validation, and the 10,000 test images for testing. All
-    other data are permuted once, by a separate generator with the seed ``SPLIT_SEED``. Then the first
-    ⌊0.8 N⌋ images are for training, half of the rest (rounded down) for validation and the remainder
-    for testing: 1437 / 180 / 180 digits.
+    The split is fixed. MNIST and Fashion-MNIST keep their authors' order: the first 55,000 training images are for
+    training, the last 5,000 for validation, and the 10,000 test images for testing. All other data are permuted once,
+    by a separate generator with the seed ``SPLIT_SEED``. Then the first ⌊0.8 N⌋ images are for training, half of the
+    rest (rounded down) for validation and the remainder for testing: of the digits 1,437, 180 and 180.
 
     Returns:
         Images: the three splits, (N_split, d), and their labels.

@@ -27,12 +27,15 @@ class Estimate(NamedTuple):
     def __str__(self) -> str:
         """Value ± standard error, rounded to two digits of the standard error.
 
-        >>> print(Estimate(-12.34567, 0.0123))
-        -12.346 ± 0.012
+        >>> print(Estimate(-12.34567, 0.0123), Estimate(1.23e-6, 4.5e-8))
+        -12.346 ± 0.012 (1.230 ± 0.045)e-06
         """
         if not (math.isfinite(self.stderr) and self.stderr > 0):
             return f"{self.value:.4g} ± {self.stderr:.2g}"
         places = max(0, 1 - math.floor(math.log10(self.stderr)))
+        if places > 6 and abs(self.value) < 1e-4:
+            k = math.floor(math.log10(max(abs(self.value), self.stderr)))
+            return f"({self.value / 10**k:.{places + k}f} ± {self.stderr / 10**k:.{places + k}f})e{k:03d}"
         return f"{self.value:.{places}f} ± {self.stderr:.{places}f}"
 
 

@@ -59,10 +59,10 @@ class Explorer:
 
 
 def explorer(model: VAE, x: Tensor, labels: Tensor | None, shape: tuple[int, int]) -> Explorer:
-    """An explorer of the plane of z. It shows q_φ(z|x), f_θ(z), and the terms of 𝓛 at every z.
+    """An explorer of the plane of z. It shows q_φ(z|x), f_θ(z), and the terms of ℒ at every z.
 
     The reader can choose the first image of each class in x (without labels, one of the first ten images).
-    For these the page holds both terms of 𝓛: E_q[log p_θ(x|z)] by quadrature and the KL in closed form.
+    For these the page holds both terms of ℒ: E_q[log p_θ(x|z)] by quadrature and the KL in closed form.
 
     Args:
         model: m = 2, an encoder with diagonal q, and a Gaussian decoder with :func:`vaebook.models.mlp`.

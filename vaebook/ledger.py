@@ -21,7 +21,6 @@ SIGN = {"=": "against", "<=": "≤", ">=": "≥"}
 # optimum is found as near as an optimiser came, and of networks an equation holds as far as they fit.
 TOLERANCE: dict[str, float] = {"exact": 1e-10, "quadrature": 1e-8, "optimised": 1e-4, "trained": 1e-2}
 # Largest z-score of a Monte Carlo check: by chance, one check in 1.7 million exceeds five standard errors.
-# The book's draws are seeded, so a check that passes once always passes.
 MAX_Z = 5.0
 CLAIM_Z = 3.0  # standard errors that an effect has to lie beyond its margin
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -94,10 +93,10 @@ def _compare_tensors(label: str, left: Any, right: Any, relation: Relation, allo
     k = int(deviations.argmax())  # the worst entry; finds NaN too, which argmax treats as the largest
     if relation == "=":
         found = f"deviation {deviations[k]:.1g}"
-    elif len(excess) == 1:
-        found = f"{left.item():.6g} {SIGN[relation]} {right.item():.6g}"
-    else:  # where a bound is attained rounding must not choose the words, nor look like a failure
-        margin = 0 - excess.masked_fill((excess > 0) & (deviations <= allowed), 0).max()
+    elif len(excess) == 1:  # where a bound is attained rounding must neither choose the words nor look like a failure
+        found = f"{(right if 0 < excess <= slack else left).item():.6g} {SIGN[relation]} {right.item():.6g}"
+    else:
+        margin = 0 - excess.masked_fill(excess.abs() <= allowed * relative_to, 0).max()
         found = f"left {SIGN[relation]} right, least margin {margin:.2g} over {len(excess):,} entries"
     found = written(f"{found}, tolerance {allowed:.1g}")
     return bool(deviations[k] <= allowed), found, (slack / right.abs()).min().item(), left[k].item(), right[k].item()
@@ -106,7 +105,7 @@ def _compare_tensors(label: str, left: Any, right: Any, relation: Relation, allo
 def claim(sentence: str, rows: Tensor | Estimate, *, book: bool, above: float = 0, within: float | None = None) -> None:
     """Show an effect on trained models, and whether it is what a sentence claims. With the book's settings it must be.
 
-    It has to lie three standard errors above ``above``, or with ``within`` three inside ±``within``: that an effect is
+    It has to lie three standard errors above ``above``, or by as many closer to 0 than ``within``: that an effect is
     not significant does not make it 0. Where ``book`` is false, a false claim is shown, and the chapter continues.
 
     Args:
@@ -119,10 +118,11 @@ def claim(sentence: str, rows: Tensor | Estimate, *, book: bool, above: float = 
         ValueError: there are fewer than two seeds.
 
     >>> claim("four dimensions beat two", torch.tensor([[1.0, 1.2], [0.8, 1.0]]), book=True)
-    ✓ four dimensions beat two: 1.00 ± 0.14 > 0, 2 seeds, 2 images
+    ✓ four dimensions beat two: 1.00 ± 0.14 > 0 (2 seeds, 2 images)
     """
     found, shape = (rows, ()) if isinstance(rows, Estimate) else (effect(rows), rows.shape)
-    size = "".join(f", {n:,} {counted}" for n, counted in zip(shape, ("seeds", "images"), strict=False))
+    sizes = ", ".join(f"{n:,} {counted}" for n, counted in zip(shape, ("seeds", "images"), strict=False))
+    size = f" ({sizes})" * bool(sizes)
     if within is None:
         holds, line = found.value - CLAIM_Z * found.stderr > above, f"{found} > {above:g}{size}"
     else:
@@ -139,12 +139,12 @@ def written(text: str) -> str:
     >>> written("-1.5 and 1e-08")
     '−1.5 and 10⁻⁸'
     """
-    for power in re.findall(r"\de([+-]\d+)", text := text.replace("e+00", "")):
+    for power in re.findall(r"[\d)]e([+-]\d+)", text := text.replace("e+00", "")):
         text = text.replace(f"e{power}", "\u00a0·\u00a010" + str(int(power)).translate(SUPERSCRIPT), 1)
     return re.sub(r"(?<![\d.])1\u00a0·\u00a010", "10", text).replace("-", "−")
 
 
-def show(what: str, line: str, data: dict[str, Any], mark: str = "✓") -> None:
+def show(what: str, line: str, data: dict[str, Any], mark: str = "\N{CHECK MARK}") -> None:
     """Show one line: Markdown for the book, whose page of checks comes from the metadata, HTML for JupyterLab, text."""
     if not in_notebook():
         print(f"{mark} {what}: {line}")

@@ -45,7 +45,7 @@ class LinearGaussian:
 
     @property
     def M(self) -> Tensor:
-        """M = WᵀW + σ_dec² I_m, shape ``(m, m)``: σ_dec² times the posterior's precision."""
+        """M = WᵀW + σ_dec² I_m, which is σ_dec² times the posterior's precision; shape ``(m, m)``."""
         return self.W.T @ self.W + self.sigma_dec.square() * torch.eye(self.m).to(self.W)
 
     def posterior(self, x: Tensor) -> MultivariateNormal:
@@ -70,7 +70,7 @@ class LinearGaussian:
         return -0.5 * (squares + log_det + self.d * LOG_2PI)
 
     def elbo(self, x: Tensor, q: DiagonalGaussian) -> Tensor:
-        r"""The bound 𝓛 in closed form for any diagonal q, in nats; ``(B, d)`` and ``(B, m)`` to ``(B,)``.
+        r"""The bound ℒ in closed form for any diagonal q, in nats; ``(B, d)`` and ``(B, m)`` to ``(B,)``.
 
         The expected squared error is ‖x − b − Wμ‖² + Σ_j σ_j² ‖w_j‖², by :eq:`eq-reconstruction-linear`.
         """

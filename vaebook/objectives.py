@@ -1,7 +1,7 @@
-"""The bound 𝓛 and the practical loss J, one number for each example; the caller averages.
+"""The bound ℒ and the practical loss J, one number for each example; the caller averages.
 
-𝓛 bounds a log-likelihood and is maximised; J is a loss and is minimised. They are related by
-J = −2 σ_dec² 𝓛 + constant (:func:`elbo_from_loss`).
+ℒ bounds a log-likelihood and is maximised; J is a loss and is minimised. They are related by
+J = −2 σ_dec² ℒ + constant (:func:`elbo_from_loss`).
 """
 
 import math
@@ -19,7 +19,7 @@ from vaebook.models import VAE, AutoEncoder, GaussianDecoder
 
 
 def elbo(model: VAE, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Tensor:
-    r"""The evidence lower bound 𝓛(θ, φ | x), estimated with L samples of z, in nats for each example.
+    r"""The evidence lower bound ℒ(θ, φ | x), estimated with L samples of z, in nats for each example.
 
     .. math:: \mathcal L = \frac1L \sum_l \log p_\theta(x \mid z_l) - D_{\mathrm{KL}}(q_\phi(z|x) \| \pi),
               \qquad z_l \sim q_\phi(z|x)
@@ -54,7 +54,7 @@ def log_weights(model: VAE, x: Tensor, n_samples: int = 1, generator: Generator 
     .. math:: \log w_k = \log p_\theta(x \mid z_k) + \log \pi(z_k) - \log q_\phi(z_k \mid x),
               \qquad z_k \sim q_\phi(z|x)
 
-    The mean of the w_k has the expectation p_θ(x); the mean of the log w_k has the expectation 𝓛.
+    The mean of the w_k has the expectation p_θ(x); the mean of the log w_k has the expectation ℒ.
 
     Arguments and errors as in :func:`elbo`. Source: :eq:`def-importance-weight` of the book.
 
@@ -68,7 +68,7 @@ def log_weights(model: VAE, x: Tensor, n_samples: int = 1, generator: Generator 
 
 
 def importance_weighted_bound(model: VAE, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Tensor:
-    r"""A single estimate of the importance-weighted bound 𝓛_K, in nats for each example, shape ``(B,)``.
+    r"""A single estimate of the importance-weighted bound ℒ_K, in nats for each example, shape ``(B,)``.
 
     .. math:: \mathcal L_K = \E \Big[ \log \frac1K \sum_{k=1}^K w_k \Big], \qquad
               \mathcal L = \mathcal L_1 \le \mathcal L_2 \le \dots \le \log p_\theta(x)
@@ -152,7 +152,7 @@ def practical_loss(model: VAE, x: Tensor, n_samples: int = 1, generator: Generat
 
 
 def negative_elbo(model: VAE, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Loss:
-    """−𝓛 = −(1/L) Σ_l log p_θ(x|z_l) + D_KL(q‖π) as a loss, in nats, for any decoder.
+    """−ℒ = −(1/L) Σ_l log p_θ(x|z_l) + D_KL(q‖π) as a loss, in nats, for any decoder.
 
     Shapes, arguments and errors as in :func:`elbo`. Source: :eq:`eq-elbo-reconstruction` of the book.
 
@@ -169,10 +169,10 @@ def negative_elbo(model: VAE, x: Tensor, n_samples: int = 1, generator: Generato
 
 
 def negative_importance_bound(model: VAE, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Loss:
-    r"""−𝓛_K = −log (1/K) Σ_k w_k in nats, the loss of an importance-weighted auto-encoder (IWAE).
+    r"""−ℒ_K = −log (1/K) Σ_k w_k in nats, the loss of an importance-weighted auto-encoder (IWAE).
 
     ``n_samples`` is K. ``reconstruction`` is −(1/K) Σ_k log p_θ(x|z_k), as in :func:`negative_elbo`, and
-    ``kl`` is the rest of −𝓛_K. For K > 1 this rest is less than the KL.
+    ``kl`` is the rest of −ℒ_K. For K > 1 this rest is less than the KL.
 
     Shapes and errors as in :func:`importance_weighted_bound`. Source: :eq:`eq-importance-bound` of the book.
 
@@ -222,7 +222,7 @@ def reconstruction_loss(model: AutoEncoder, x: Tensor, n_samples: int = 1, gener
 
 
 def elbo_from_loss(loss: Tensor, sigma_dec: float, d: int, latent_dim: int) -> Tensor:
-    r"""𝓛 in nats from J, by their exact relation.
+    r"""ℒ in nats from J, by their exact relation.
 
     .. math:: J = -2 \sigma_{\mathrm{dec}}^2 \mathcal L
               + \sigma_{\mathrm{dec}}^2 \big(m - d \log(2 \pi \sigma_{\mathrm{dec}}^2)\big)

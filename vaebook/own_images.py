@@ -1,7 +1,7 @@
 """Your own images, from a NumPy file or a folder of pictures.
 
-They are read as a person sees them, or refused with an error that says what to do. The table "Your own images" of
-``pages/intro.md`` lists what is accepted and how it is read.
+They are read as a person sees them, or refused with an error that says what to do. The table "Your own images" on the
+book's first page lists what is accepted and how it is read.
 """
 
 import math

@@ -25,7 +25,7 @@ VALIDATION_BATCH = 4096
 
 @dataclass
 class History:
-    """Means for each epoch: J, J_recon and J_KL in the unit of x², 𝓛 in nats.
+    """Means for each epoch: J, J_recon and J_KL in the unit of x², ℒ in nats.
 
     ``train`` is measured during the epoch, while the weights change; ``validation`` is measured after it.
     """
@@ -150,7 +150,7 @@ def train_epoch(
     model: nn.Module, x: Tensor, optimiser: Optimizer, batch_size: int, n_samples: int, generator: Generator,
     loss: LossFunction,
 ) -> Tensor:  # fmt: skip
-    """One pass through x in a new random order; returns the means of J_recon, J_KL and 𝓛, ``(3,)``."""
+    """One pass through x in a new random order; returns the means of J_recon, J_KL and ℒ, ``(3,)``."""
     batches = []
     for batch in torch.randperm(len(x), generator=generator, device=x.device).split(batch_size):
         terms = loss(model, x.index_select(0, batch), n_samples, generator)
@@ -164,7 +164,7 @@ def train_epoch(
 
 @torch.no_grad()
 def validate(model: nn.Module, x: Tensor, n_samples: int, seed: int, loss: LossFunction) -> Tensor:
-    """The means of J_recon, J_KL and 𝓛 over x, shape ``(3,)``, in evaluation mode, with the same noise at each call.
+    """The means of J_recon, J_KL and ℒ over x, shape ``(3,)``, in evaluation mode, with the same noise at each call.
 
     It has its own generator, so that validation does not change the draws of the training.
     """
@@ -175,7 +175,7 @@ def validate(model: nn.Module, x: Tensor, n_samples: int, seed: int, loss: LossF
 
 
 def sums(terms: Loss) -> Tensor:
-    """J_recon, J_KL and 𝓛 summed over a batch, shape ``(3,)``, in float64, which Apple's GPUs lack."""
+    """J_recon, J_KL and ℒ summed over a batch, shape ``(3,)``, in float64, which Apple's GPUs lack."""
     stacked = torch.stack(terms).detach()
     return stacked.sum(-1, dtype=torch.float32 if stacked.device.type == "mps" else torch.float64)
 
@@ -213,7 +213,7 @@ def summary(history: History) -> str:
     """The last epoch in one line."""
     means = history.validation
     line = f"validation J {means['J'][-1]:.3f} (recon {means['J_recon'][-1]:.3f}, KL {means['J_KL'][-1]:.3f})"
-    return line if math.isnan(means["elbo"][-1]) else f"{line}, 𝓛 {means['elbo'][-1]:.2f} nats"
+    return line if math.isnan(means["elbo"][-1]) else f"{line}, ℒ {means['elbo'][-1]:.2f} nats"
 
 
 def check_data(model: nn.Module, x_train: Tensor, x_validation: Tensor, batch_size: int) -> None:
