@@ -64,6 +64,6 @@ def test_see_names_a_term_that_is_there() -> None:
     assert set(other) <= {term for term, place in TERMS.items() if not str(place).startswith("see ")}
 
 
-@pytest.mark.parametrize("term", ["Kullback-Leibler divergence", "ELBO", "reparameterization", "posterior collapse"])
+@pytest.mark.parametrize("term", ["Kullback–Leibler divergence", "ELBO", "reparameterization", "posterior collapse"])
 def test_what_a_reader_looks_for_is_there(term: str) -> None:
     assert term in TERMS

@@ -184,6 +184,6 @@ def test_the_outline_and_the_links_lead_to_pages(printed: PdfReader) -> None:
 def test_contents_and_index_give_the_numbers_of_the_pages(pages: list[str]) -> None:
     chapter = next(k for k, page in enumerate(pages, 1) if "ended at an integral that we cannot do" in page)
     assert f"4. The evidence lower bound {chapter} " in pages[1]
-    numbers = re.search(r"Gauss-Hermite quadrature, (\d+)", unescape(pages[-1] + pages[-2]))
+    numbers = re.search(r"Gauss–Hermite quadrature, (\d+)", unescape(pages[-1] + pages[-2]))
     assert numbers
     assert "Hermite" in pages[int(numbers[1]) - 1]

@@ -65,7 +65,7 @@ def test_the_table_shows_what_differs(folder: Path, capsys: pytest.CaptureFixtur
     lines = shown(folder, capsys)
     assert lines[0].split() == ["id", "status", "latent_dim", "rate", "flag", "elbo", "m", "seconds"]
     assert [float(line.split()[3]) for line in lines[1:]] == [0.5, 0.0, 1.5, 1.0, 2.0]  # in the order of their start
-    assert "-9 ± 0.25" in lines[1]
+    assert "-9.00 ± 0.25" in lines[1]
     assert "–" in lines[5]
 
 
@@ -73,7 +73,7 @@ def test_a_single_run_is_shown_with_its_values(empty: Path, capsys: pytest.Captu
     store(empty, 1)
     lines = shown(empty, capsys)
     assert lines[0].split() == ["id", "status", "elbo", "m", "seconds"] or {"elbo", "m"} <= set(lines[0].split())
-    assert "-9 ± 0.25" in lines[1]
+    assert "-9.00 ± 0.25" in lines[1]
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def compared(a: Path, b: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     assert cli.main(["compare", str(a), str(b)]) == 0
     names, *lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     shown = [f"{path.stem[:8]}{path.suffix}" for path in (a, b)]  # of a run's name as many letters as in the table
-    assert names == f"{shown[0]} {shown[1]} b − a in std. errors"
+    assert names == f"{shown[0]} {shown[1]} b − a ÷ its std. error"
     return lines
 
 
@@ -281,7 +281,7 @@ def test_compare_shows_parameters_with_defaults_and_differences_in_standard_erro
         "latent_dim 5 2 differs",
         r"mode a x\ny differs",
         "rate 0.5 0.5",
-        "elbo -10 ± 0.3 -8 ± 0.4 +2 +4.0",  # 2 / √(0.3² + 0.4²)
+        "elbo -10.00 ± 0.30 -8.00 ± 0.40 +2 +4.0",  # 2 / √(0.3² + 0.4²)
         "exact 2 2.5 +0.5",
         "gone 1 –",
     ]
@@ -297,8 +297,8 @@ def test_compare_takes_a_record_as_well_as_a_notebook(
         "latent_dim 5 5",
         "mode a a",
         "rate 0.5 0.25 differs",
-        "elbo -9 ± 0.25 -8 ± 0.25 +1 +2.8",
-        "m 2 2 +0",
+        "elbo -9.00 ± 0.25 -8.00 ± 0.25 +1 +2.8",
+        "m 2 2 0",
     ]
     notebook = tmp_path / "c.ipynb"
     executed(notebook, {"latent_dim": 5}, elbo=(-9.0, 0.25), m=(2.0, None))
@@ -306,8 +306,8 @@ def test_compare_takes_a_record_as_well_as_a_notebook(
         "latent_dim 5 5",
         "mode a a",
         "rate 0.5 0.5",
-        "elbo -9 ± 0.25 -9 ± 0.25 +0 +0.0",
-        "m 2 2 +0",
+        "elbo -9.00 ± 0.25 -9.00 ± 0.25 0",
+        "m 2 2 0",
     ]
 
 

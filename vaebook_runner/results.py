@@ -62,17 +62,17 @@ def text(table: pandas.DataFrame) -> str:
     kept, room = len(shown.columns), shutil.get_terminal_size((200, 24)).columns
     while kept > 1 and len(shown.iloc[:, :kept].to_string(index=False, max_colwidth=40).partition("\n")[0]) > room:
         kept -= 1
-    fits = shown.iloc[:, :kept].to_string(index=False, max_colwidth=40)
     left_out = f"\n{len(shown.columns) - kept} more columns do not fit here; --csv FILE writes them all"
-    return fits + left_out * (kept < len(shown.columns))
+    return shown.iloc[:, :kept].to_string(index=False, max_colwidth=40) + left_out * (kept < len(shown.columns))
 
 
 def cell(value: Any, stderr: float | None = None) -> str:
     """A value as the table shows it, with its standard error if it has one."""
     if value is None or value != value:
         return "–"
-    error = "" if stderr is None or math.isnan(stderr) else f" ± {stderr:.2g}"
-    return f"{value:.5g}{error}" if isinstance(value, float) else printable(value)
+    if stderr and math.isfinite(stderr):
+        return "{0:.{2}f} ± {1:.{2}f}".format(value, stderr, max(0, 1 - math.floor(math.log10(stderr))))
+    return f"{value:.5g}" if isinstance(value, float) else printable(value)
 
 
 def write_csv(table: pandas.DataFrame, path: Path) -> None:
@@ -90,17 +90,17 @@ def compare(a: Path, b: Path) -> str:
     (parameters_a, values_a), (parameters_b, values_b) = contents(a), contents(b)
     lines = []
     for name in {**parameters_a, **parameters_b}:
-        left, right = printable(parameters_a.get(name, "–")), printable(parameters_b.get(name, "–"))
+        left, right = (printable(side.get(name, "–")) for side in (parameters_a, parameters_b))
         lines.append((printable(name), left, right, "" if left == right else "differs", ""))
     for name in {**values_a, **values_b}:
         one, two = values_a.get(name), values_b.get(name)
         left, right = (cell(m.value, m.stderr) if m else "–" for m in (one, two))
         gap = two.value - one.value if one and two else None
-        stderr = math.hypot(one.stderr or 0.0, two.stderr or 0.0) if one and two else 0.0
-        in_errors = f"{gap / stderr:+.1f}" if gap is not None and stderr else ""
-        lines.append((printable(name), left, right, "" if gap is None else f"{gap:+.4g}", in_errors))
+        stderr = math.hypot(one.stderr or 0, two.stderr or 0) if one and two else 0
+        in_errors = f"{gap / stderr:+.1f}" if gap and stderr else ""
+        lines.append((printable(name), left, right, "" if gap is None else f"{gap:+.4g}" if gap else "0", in_errors))
     names = [printable(re.sub(r"^([0-9a-f]{8})[0-9a-f]{12}\b", r"\1", run.name)) for run in (a, b)]  # as in the table
-    table = pandas.DataFrame(lines, columns=["name", *names, "b − a", "in std. errors"])
+    table = pandas.DataFrame(lines, columns=["name", *names, "b − a", "÷ its std. error"])
     return table.set_index("name").rename_axis(None).to_string()
 
 

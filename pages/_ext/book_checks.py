@@ -82,8 +82,8 @@ def page(text: str, chapters: Sequence[Chapter], evidence: Evidence) -> str:
     missing = [f"{{eq}}`{label}`" for c, label in equations if label not in c.checks]
     done = len(equations) - len(missing)
     n_checks = sum(len(found) for c in chapters for found in c.checks.values())
-    share = f"{100 * done / max(1, len(equations)):.0f} %"
-    head = f"**{done} of {len(equations)} equations are checked in their own chapter, {share},** by {n_checks} checks."
+    some = f"{done} of {len(equations)} equations, {100 * done / max(1, len(equations)):.0f} %," if missing else ""
+    head = f"**{some or f'All {done} equations'} are checked in their own chapter;** the book has {n_checks} checks."
     head += f" Without a check in this build: {', '.join(missing)}." * bool(missing)
     head += f" Beside them stand {sum(len(c.claims) for c in chapters)} claims about trained models."
     headings = {label: heading for c in chapters for label, heading in c.labels.items()}
@@ -98,7 +98,8 @@ def _four_numbers(chapters: Sequence[Chapter], evidence: Evidence) -> list[str]:
         known.setdefault(label, []).extend(resolutions(checks))
     best = [min(found) for found in known.values() if found]
     sharp = sum(per_cent <= WANTED for per_cent in best)
-    lines = [f"**Resolution.** Of {len(best)} equations that say what something equals, {sharp} have a check with "
+    some = "All" if sharp == len(best) else f"{sharp} of"
+    lines = [f"**Resolution.** {some} {len(best)} equations that say what something equals have a check with "
              f"a resolution of {WANTED} % or less."]  # fmt: skip
     for kind, words in (
         ("mutants", "**Mistakes.** Of {mistakes} small mistakes put into the chapters' own code, a check, a claim or "
@@ -144,18 +145,21 @@ def _per_cent(per_cent: float | None) -> str:
 
 
 def _tables(chapter: Chapter, headings: Mapping[str, str], replicated: Mapping[str, Any]) -> str:
-    """A section with one row a check, the first row of an equation is where its ticks point to, and one row a claim."""
+    """A section with a row for each check, those that found the same in one, and a row for each claim.
+
+    The first row of an equation is where its ticks point to.
+    """
     number, held = chapter.stem[:2].lstrip("0"), replicated.get("held", {})
     of = {what: f"{n} of {len(replicated['seeds'])}" for what, n in held.items()}
     lines = [f"## {chapter.title}", "", f"The ticks are in {{doc}}`chapter {number} </notebooks/{chapter.stem}>`.", ""]
     rows = list[list[str]]()
-    for label, checks in chapter.checks.items():
+    for label in sorted(chapter.checks, key=[*chapter.labels, *chapter.checks].index):
         # A chapter may check an equation of an earlier one: the anchor is where the equation is.
         anchor = f"(checked-{label})=\n    " if label in chapter.labels else ""
-        for check in checks:
-            equation = f"{anchor}{{eq}}`{label}` {headings[label]}"
-            kind = check["kind"].replace(" ", "\N{NO-BREAK SPACE}")  # on one line
-            rows.append([equation, kind, check["found"], _per_cent(check["resolution"]), of.get(label, "")])
+        alike = Counter((c["kind"], c["found"], _per_cent(c["resolution"])) for c in chapter.checks[label])
+        for (kind, found, notices), n in alike.items():
+            times = f", {n} times" * (n > 1)
+            rows.append([f"{anchor}{{eq}}`{label}` {headings[label]}", kind, found + times, notices, of.get(label, "")])
             anchor = ""
     lines += _list_table(["equation", "kind", "found", "notices", "held for"], rows)
     if chapter.claims:
