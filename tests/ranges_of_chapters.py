@@ -1,9 +1,9 @@
 """Execute chapters at the ends of their parameters' ranges: `python tests/ranges_of_chapters.py FOLDER [--sample] [STEM…]`.
 
 A declared range is a promise: a run with any value in it ends well. A case takes one parameter to an end of its range,
-or images of a reader's own, with the fewest epochs. The sample holds other values, with a quarter of each chapter's
-epochs, and of chapters that are quick all parameters at their smallest. A case that went well is not run again while the
-folder stays.
+or images of a reader's own, with the fewest epochs; two more take all parameters to other values, with a quarter of the
+epochs, and to their smallest. The sample is one of these two of each chapter. A case that went well is not run again
+while the folder stays.
 """
 
 import argparse
@@ -42,7 +42,7 @@ LARGE: dict[str, tuple[Value, ...]] = {
     "budget": (),  # what is not "smoke" takes hours
     "dataset": (),  # see own_images
 }
-# Twenty seconds or more at their smallest, on a loaded core: not in the sample.
+# Twenty seconds or more at their smallest, on a loaded core: of these the sample has other values.
 SLOW = (
     "01_kl", "02_maximum_likelihood", "03_latent_variables", "04_elbo", "10_good_loss", "11_linear_vae",
 )  # fmt: skip
@@ -123,12 +123,16 @@ def cases(chapter: Path, own: dict[str, Path], sample: bool) -> Iterator[tuple[s
         other["n_samples"] = default // 4 if default > 1000 else default + 1
     if default := int(defaults.get("epochs", 0)):
         other["epochs"] = max(smallest(ranges["epochs"]), default // 4)
+    least = {name: smallest(range_) for name, range_ in ranges.items()}
+    together = {
+        "other": {n: v for n, v in other.items() if n not in ranges or v <= (ranges[n].most or v)},
+        "smallest": least | ({"dataset": str(own["fewest"])} if "dataset" in defaults else {}),
+    }
     if sample:
-        yield "other", {n: v for n, v in other.items() if n not in ranges or v <= (ranges[n].most or v)}
-        least = {name: smallest(range_) for name, range_ in ranges.items()}
-        if chapter.stem not in SLOW:
-            yield "smallest", least | ({"dataset": str(own["fewest"])} if "dataset" in defaults else {})
+        label = "other" if chapter.stem in SLOW else "smallest"
+        yield label, together[label]
         return
+    yield from together.items()
     for name, default in defaults.items():
         for value in ends(name, ranges.get(name), default):
             yield f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}", few | {name: value}
