@@ -155,6 +155,15 @@ def test_a_figure_has_its_size_and_its_caption() -> None:
     assert code.metadata == {"jupyter": {"source_hidden": True}, "cellView": "form"}
 
 
+def test_papermill_finds_the_parameters() -> None:
+    """Without the tag its own cell would come first, and the chapter's would overwrite it."""
+    cells = [
+        new_code_cell("x: int = 1", metadata={"tags": ["parameters"]}),
+        new_code_cell("1", metadata={"tags": ["trained"]}),
+    ]
+    assert [cell.metadata for cell in converted(*cells).cells] == [{"tags": ["parameters"]}, {}]
+
+
 @pytest.mark.parametrize(("code", "wanted"), [("1", ""), ("from vaebook_runner import x", "[run]")])
 def test_the_first_cell_installs_the_module_where_it_is_missing(code: str, wanted: str) -> None:
     assert len(converted(new_code_cell(code)).cells) == 1  # of a book without a public address

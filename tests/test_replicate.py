@@ -65,6 +65,9 @@ def test_the_digest_is_the_one_of_the_page_of_checks() -> None:
 
     cells = [{"cell_type": "code", "source": source, "outputs": []} for source in evidence.cells_of("01_kl")]
     assert book_checks.read("01_kl", {"cells": cells}).code == evidence.digest("01_kl")
+    code = book_checks.digest(["a = 1\nb = '#2'", "c = 3"])
+    assert code == book_checks.digest(["a = 1  # one\n# and\nb = '#2'", "c = 3"])
+    assert code != book_checks.digest(["a = 1\nb = '#3'", "c = 3"])
 
 
 @pytest.mark.parametrize("script", ["replicate", "ranges_of_chapters", "chapter_mutants"])

@@ -63,10 +63,10 @@ def plain(notebook: Any, page: str, names: Names) -> Any:
     import nbformat
 
     result, cells = copy.deepcopy(notebook), list[Any]()
-    outputs = [
-        output for cell in result.cells for output in cell.get("outputs", []) if RECORD in output.get("data", {})
-    ]
-    numbers = {output.metadata.scrapbook.name: ast.literal_eval(output.data[RECORD]) for output in outputs}
+    every = (output for cell in result.cells for output in cell.get("outputs", []))
+    numbers = {
+        o.metadata.scrapbook.name: ast.literal_eval(o.data[RECORD]) for o in every if RECORD in o.get("data", {})
+    }
     names = names._replace(numbers=numbers)
     if names.address:
         extra = "[run]" * any("vaebook_runner" in cell.source for cell in result.cells if cell.cell_type == "code")
@@ -79,8 +79,9 @@ def plain(notebook: Any, page: str, names: Names) -> Any:
             picture = cell.metadata.get("mystnb", {}).get("image", {})
             cell.outputs = [output for output in cell.outputs if shown(output, page, names, picture.get("alt", ""))]
             cells += map(nbformat.v4.new_markdown_cell, caption(cell, page, names))
-        hidden = {"hide-input", "hide-cell"} & set(cell.metadata.get("tags", []))
-        cell.metadata = {"jupyter": {"source_hidden": True}, "cellView": "form"} if hidden else {}
+        tags = {*cell.metadata.get("tags", [])}
+        folded = {"jupyter": {"source_hidden": True}, "cellView": "form"} if {"hide-input", "hide-cell"} & tags else {}
+        cell.metadata = {"tags": ["parameters"]} if "parameters" in tags else folded  # the tag is for papermill
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"
     kept = ("kernelspec", "language_info")

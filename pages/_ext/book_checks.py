@@ -67,8 +67,9 @@ def read(stem: str, notebook: Mapping[str, Any]) -> Chapter:
 
 
 def digest(code: Iterable[str]) -> str:
-    """What tells a chapter's code, cell by cell, from any other."""
-    return hashlib.sha256("\n\n".join(code).encode()).hexdigest()[:12]
+    """What tells a chapter's code, cell by cell, from any other; comments do not count."""
+    computed = re.sub(r"(?m)(^| ) *#.*$", "", "\n\n".join(code))
+    return hashlib.sha256(re.sub(r"\n+", "\n", computed).encode()).hexdigest()[:12]
 
 
 def page(text: str, chapters: Sequence[Chapter], evidence: Evidence) -> str:
