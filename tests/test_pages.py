@@ -99,7 +99,11 @@ def visit(context: BrowserContext, address: str) -> Visit:
 
     visit.page.route("**/*", reach)
     visit.page.on("pageerror", lambda error: visit.troubles.append(f"error: {error}"))
-    visit.page.on("requestfailed", lambda request: visit.troubles.append(f"failed: {request.url}"))
+    visit.page.on(
+        "requestfailed",
+        # A page that is left stops loading what it has not got yet.
+        lambda request: request.failure == "net::ERR_ABORTED" or visit.troubles.append(f"failed: {request.url}"),
+    )
     visit.page.on("response", lambda answer: answer.ok or visit.troubles.append(f"{answer.status}: {answer.url}"))
     visit.page.on(
         "console",

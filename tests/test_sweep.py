@@ -506,7 +506,7 @@ def test_a_run_has_the_values_that_the_table_and_the_comparison_show(book: Book)
     assert book.sweep("--seeds", "2")[0] == 0
     code, out, error = book.vaebook("results", book.runs, "--best", "tiny-mean", "--csv", book.root / "t.csv")
     assert (code, error) == (0, "")
-    assert ["1.5 ± 0.25" in line for line in out.splitlines()] == [False, True, False]
+    assert ["1.50 ± 0.25" in line for line in out.splitlines()] == [False, True, False]
     first, second = sorted(book.records().values(), key=lambda record: record["parameters"]["seed"])
     for ending in (".ipynb", ".json"):
         a, b = (book.runs / f"{record['id']}{ending}" for record in (first, second))
@@ -514,7 +514,7 @@ def test_a_run_has_the_values_that_the_table_and_the_comparison_show(book: Book)
         assert code == 0
         assert [" ".join(line.split()) for line in out.splitlines()[1:]] == [
             "seed 0 1 differs", "rate 0.5 0.5", "mode well well", "flag False False",
-            "tiny-mean 0.5 ± 0.25 1.5 ± 0.25 +1 +2.8",
+            "tiny-mean 0.50 ± 0.25 1.50 ± 0.25 +1 +2.8",
         ]  # fmt: skip
 
 

@@ -63,11 +63,9 @@ def plain(notebook: Any, page: str, names: Names) -> Any:
     import nbformat
 
     result, cells = copy.deepcopy(notebook), list[Any]()
-    every = (output for cell in result.cells for output in cell.get("outputs", []))
-    numbers = {
-        o.metadata.scrapbook.name: ast.literal_eval(o.data[RECORD]) for o in every if RECORD in o.get("data", {})
-    }
-    names = names._replace(numbers=numbers)
+    outputs = (output for cell in result.cells for output in cell.get("outputs", []))
+    found = [output for output in outputs if RECORD in output.get("data", {})]
+    names = names._replace(numbers={o.metadata.scrapbook.name: ast.literal_eval(o.data[RECORD]) for o in found})
     if names.address:
         extra = "[run]" * any("vaebook_runner" in cell.source for cell in result.cells if cell.cell_type == "code")
         cells.append(nbformat.v4.new_code_cell(INSTALL.format(address=names.address, extra=extra)))
