@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.collections import EllipseCollection
+from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
 from vaebook import figures
@@ -126,6 +127,29 @@ def test_no_chapter_draws_small_type_or_a_figure_that_shrinks_much(chapter: Path
 @pytest.mark.parametrize("module", ["figures", "explorer"])
 def test_no_function_draws_small_type_or_a_figure_that_shrinks_much(module: str) -> None:
     assert sizes_in((ROOT / "vaebook" / f"{module}.py").read_text(encoding="utf-8")) == []
+
+
+# What remains of linear red, green and blue: Machado, Oliveira and Fernandes (2009), full deficiency.
+SIGHT = {
+    "usual": np.eye(3),
+    "no red cones": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "no green cones": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "no blue cones": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+def test_every_kind_of_eye_tells_the_colours_apart(sight: str) -> None:
+    """A distance of 2 in CIELAB is just seen on large patches; lines want far more."""
+    with plt.style.context(figures.STYLE):
+        rgb = np.array([to_rgb(color) for color in plt.rcParams["axes.prop_cycle"].by_key()["color"]])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ np.array(SIGHT[sight]).T
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = linear.clip(0, 1) @ to_xyz.T / [0.9505, 1, 1.089]
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116).T
+    lab = np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
+    apart = np.linalg.norm(lab[:, None] - lab, axis=-1) + 100 * np.eye(len(lab))
+    assert apart.min() > 15
 
 
 def test_the_style_has_type_of_ten_points_which_are_eight_pixels_on_a_telephone() -> None:

@@ -80,6 +80,7 @@ def shown(capsys: pytest.CaptureFixture[str], left: object, right: object, **opt
         (Estimate(1.01, 0.01), 1.0, "<=", "Monte Carlo, 1.010 ± 0.010 ≤ 1 up to 1.0 standard errors"),
         (Estimate(0.99, 0.01), 1.0, ">=", "Monte Carlo, 0.990 ± 0.010 ≥ 1 up to 1.0 standard errors"),
         (1.23456, 1.5, "<=", "exact, 1.23456 ≤ 1.5, tolerance 10⁻¹⁰"),
+        (-1.8e-18, 0.0, ">=", "exact, 0 ≥ 0, tolerance 10⁻¹⁰"),
         (torch.tensor([0.0, 1.0]), torch.tensor([0.25, 4.0]), "<=", "exact, left ≤ right, least margin 0.25 over 2 entries, tolerance 10⁻¹⁰"),
         (torch.tensor([9.0, 1.0]), torch.tensor([0.0, 1.0]), ">=", "exact, left ≥ right, least margin 0 over 2 entries, tolerance 10⁻¹⁰"),
         (torch.ones(1500), torch.tensor(0.0), ">=", "exact, left ≥ right, least margin 1 over 1,500 entries, tolerance 10⁻¹⁰"),
