@@ -39,7 +39,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 PROJECT = Path(__file__).parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 REFERENCES = PROJECT / "notebooks" / "references.json"
-CHAPTERS = ("01_kl", "05_gaussian_vae", "08_training")
+CHAPTERS = ("01_kl", "05_gaussian_vae", "08_training", "13_joint_view")  # the last: references over two lines, long formulas
 CHAPTER = "02_again"
 PATIENCE = 90  # seconds
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
@@ -259,8 +259,15 @@ def test_a_chapter_shows_what_its_page_shows(lab: Lab, page: Page, name: str) ->
     for cited in re.findall(r"\{cite:t\}`([^`,]+)`", text):
         assert "{} ({})".format(*references["citations"][cited]) in prose
     names = {*references["equations"], *references["figures"], *references["citations"]}
+    names.update(name for name in references["titles"] if "-" in name)
     assert [name for name in names if name in prose] == []
     assert notebook.locator(".myst [class*=red]:not(code *), .myst .katex-error").count() == 0
+
+    # No number stands on its formula.
+    for formula in notebook.locator(".katex-html:has(> .tag)").all():
+        edges = "(all, edge) => all.map(one => one.getBoundingClientRect()[edge])"
+        (number,) = formula.locator("> .tag").evaluate_all(edges, "left")
+        assert max(formula.locator("> .base").evaluate_all(edges, "right")) <= number
 
     # Folded as on the page, and pictures as large as there.
     tags = [cell.metadata.get("tags", []) for cell in stored.cells]

@@ -9,6 +9,12 @@
         .vaebook-caption { margin: 0 var(--jp-code-padding) 1.2em calc(var(--jp-cell-collapser-width) + var(--jp-cell-prompt-width)); }
         .vaebook-caption p { max-width: 683px; font-size: var(--jp-content-font-size0); color: var(--jp-content-font-color1); }
         .jp-Notebook .myst h1 { margin-bottom: 0.6em; }
+        /* A formula too long for its number to stand beside it breaks at a sign, or has the number below. */
+        .jp-Notebook .katex-display .katex-html:has(> .tag) {
+            display: flex; flex-wrap: wrap; justify-content: flex-end; align-items: baseline;
+        }
+        .katex-html:has(> .tag) > .base:first-child, .katex-display .katex-html > .tag { margin-left: auto; }
+        .jp-Notebook .katex-display .katex-html > .tag { position: static; padding-left: 1em; }
         /* In the dark a figure is turned over, as on the page (book.css). */
         [data-jp-theme-light="false"] .jp-Notebook .jp-RenderedImage img {
             filter: invert(1) hue-rotate(180deg) brightness(0.9);
@@ -57,8 +63,10 @@
     const constructs = {
         math: ({ value, label, key }) =>
             ({ type: "math", enumerated: false, value: label ? `${value}\n\\tag*{${number(label)}}` : value, html_id: label, key }),
-        crossReference: ({ kind, label, children }, path) => {
-            const shown = { eq: number, numref: figure }[kind]?.(label) ?? titles[label]?.[1] ?? label;
+        crossReference: ({ kind, label: whole, children }, path) => {
+            // Words that go over the end of a line come in one piece with their label.
+            const [, broken, label = whole] = /^(.*\S)\s+<([^<>]+)>$/s.exec(whole) ?? [];
+            const shown = broken ?? { eq: number, numref: figure }[kind]?.(label) ?? titles[label]?.[1] ?? label;
             const [url, words] = [address(label, path), children?.length ? children : [text(shown)]];
             return url ? { type: "link", url, children: words } : { type: "emphasis", children: words };
         },
