@@ -306,7 +306,7 @@ def test_compare_takes_a_record_as_well_as_a_notebook(
         "latent_dim 5 5",
         "mode a a",
         "rate 0.5 0.5",
-        "elbo -9.00 ± 0.25 -9.00 ± 0.25 0 +0.0",
+        "elbo -9.00 ± 0.25 -9.00 ± 0.25 0 0.0",
         "m 2 2 0",
     ]
 

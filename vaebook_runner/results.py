@@ -97,7 +97,7 @@ def compare(a: Path, b: Path) -> str:
         left, right = (cell(m.value, m.stderr) if m else "–" for m in (one, two))
         gap = two.value - one.value if one and two else None
         stderr = math.hypot(one.stderr or 0, two.stderr or 0) if one and two else 0
-        in_errors = f"{round(gap / stderr, 1) or 0:+.1f}" if gap is not None and stderr else ""
+        in_errors = f"{round(gap / stderr, 1) or 0:+.1f}".replace("+0.0", "0.0") if gap is not None and stderr else ""
         lines.append((printable(name), left, right, "" if gap is None else f"{gap:+.4g}" if gap else "0", in_errors))
     names = [printable(re.sub(r"^([0-9a-f]{8})[0-9a-f]{12}\b", r"\1", run.name)) for run in (a, b)]  # as in the table
     table = pandas.DataFrame(lines, columns=["name", *names, "b − a", "÷ its std. error"])
