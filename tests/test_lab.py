@@ -39,12 +39,8 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 PROJECT = Path(__file__).parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 REFERENCES = PROJECT / "notebooks" / "references.json"
-CHAPTERS = (
-    "01_kl",
-    "05_gaussian_vae",
-    "08_training",
-    "13_joint_view",
-)  # the last: references over two lines, long formulas
+# The last has references over two lines, and long formulas.
+CHAPTERS = ("01_kl", "05_gaussian_vae", "08_training", "13_joint_view")
 CHAPTER = "02_again"
 PATIENCE = 90  # seconds
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
