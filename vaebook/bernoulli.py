@@ -2,20 +2,20 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
 
 class BernoulliPixels:
     r"""Π_i Bernoulli(x_i | sigmoid(l_i)) for x ∈ {0, 1}^d, for a whole batch of logits l at once.
 
     .. math:: \log p(x) = \sum_i \big( x_i l_i - \log(1 + e^{l_i}) \big)
-                        = -\sum_i \log \big( 1 + e^{(1 - 2 x_i) l_i} \big)
+                        = \sum_i \log \operatorname{sigmoid} \big( (2 x_i - 1) l_i \big)
 
     Args:
         logits: l, shape ``(..., d)``.
 
-    The code evaluates log(1 + e^l) and never the logarithm of a sigmoid: it is accurate for every l, and
-    it needs one expensive pass over the pixels.
+    The code evaluates log sigmoid(l) = min(l, 0) − log(1 + e^−|l|) as one function, which is accurate for every
+    l, and it needs one expensive pass over the pixels.
 
     Source: Kingma and Welling 2014, appendix C.1.
 
@@ -42,9 +42,11 @@ class BernoulliPixels:
         >>> BernoulliPixels(torch.zeros(64)).log_prob(torch.ones(64))          # −64 log 2
         tensor(-44.3614)
         """
-        if (x * (1 - x)).count_nonzero() > 0:  # x (1 − x) is 0 only for x = 0 and x = 1
+        if (
+            not torch.compiler.is_compiling() and (x * (1 - x)).count_nonzero() > 0
+        ):  # x (1 − x) is 0 only for x = 0 and x = 1
             raise ValueError(
                 f"x needs pixels that are 0 or 1, got values from {float(x.min())} to {float(x.max())}; "
                 "use vaebook.data.binarise, or a GaussianDecoder for grey pixels"
             )
-        return -softplus((1 - 2 * x) * self.logits).sum(-1)  # (..., d) -> (...)
+        return logsigmoid((2 * x - 1) * self.logits).sum(-1)  # (..., d) -> (...)

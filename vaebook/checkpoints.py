@@ -108,7 +108,7 @@ def identity(name: str, value: object) -> str:
     >>> identity("x_train", torch.zeros(300, 64)) == identity("x_train", torch.zeros(300, 64))
     True
     """
-    if isinstance(value, int | float):
+    if isinstance(value, int | float | str):
         return repr(value)
     digest = hashlib.sha256()
     try:

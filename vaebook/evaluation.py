@@ -8,8 +8,8 @@ from torch import Generator, Tensor
 from vaebook.models import VAE, in_mode
 from vaebook.objectives import check_samples, log_weights
 
-# Images decoded at once: 2048 of 784 pixels are 6 MB in float32, so that intermediate results fit the cache.
-AT_ONCE = {"cpu": 2**11, "cuda": 2**17}
+# Images decoded at once: 1024 of 784 pixels are 3 MB in float32, so that intermediate results fit the cache.
+AT_ONCE = {"cpu": 2**10, "cuda": 2**17}
 BATCH = 32  # few examples with many draws each, because each chunk of draws encodes its examples again
 
 

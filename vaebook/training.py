@@ -1,8 +1,9 @@
 """A plain training loop with a history, and checkpoints that resume to the same numbers."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from vaebook.checkpoints import check_unchanged, describe, describe_run, load_checkpoint, save_checkpoint
+from vaebook.faster import arithmetic, compiled
 from vaebook.ledger import in_notebook
 from vaebook.models import in_mode, seeded
 from vaebook.objectives import Loss, LossFunction, practical_loss
@@ -65,6 +67,8 @@ def train(
     schedule: Schedule = constant,
     checkpoint: str | Path | None = None,
     device: str | int | torch.device | None = None,
+    compile: bool = False,
+    precision: str = "float32",
     progress: bool = True,
 ) -> History:
     r"""Minimise J = (1/N) Σ_i [J_recon(x_i) + J_KL(x_i)] by Adam, in place, and return the history.
@@ -86,12 +90,16 @@ def train(
             numbers of an uninterrupted run. It knows its run by the data, the initial weights, the loss, the schedule
             and the settings. :func:`vaebook.checkpoints.load_weights` takes the weights alone.
         device: where to train; the default is a GPU if there is one, else the CPU.
+        compile: whether to compile the loss first, see :func:`vaebook.faster.compiled`: it takes ten seconds or more.
+        precision: of the products of matrices in training: "float32", or "bfloat16" where the device has units for it.
         progress: whether to show how the epochs go.
 
     Raises:
         TypeError: a setting is no number.
         ValueError: a setting is out of range, the data or the loss's terms have the wrong shape, or the checkpoint
-            is damaged or of another run, or the loss or the schedule cannot be compared with another run's.
+            is damaged or of another run, or the loss or the schedule cannot be compared with another run's, or the
+            device has no units for ``precision``.
+        RuntimeError: the loss cannot be compiled.
         FileNotFoundError: the folder of the checkpoint does not exist.
         FloatingPointError: J is no longer finite; the last good checkpoint is kept.
 
@@ -116,27 +124,33 @@ def train(
         raise FileNotFoundError(f"checkpoint needs a folder that exists, got {path}; create {path.parent} first")
     home = next(model.parameters()).device
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
+    multiply = partial(arithmetic, precision, device)
+    multiply()  # or raise
     model.to(device)
     x_train, x_validation = x_train.to(device), x_validation.to(device)
     generator = Generator(device).manual_seed(seed)
     try:
-        check_loss(model, x_train, x_validation, n_samples, seed, loss)
+        check_loss(model, (x_train[:2], x_validation[:2]), n_samples, seed, loss)
+        if compile:  # the compiled loss checks no data
+            check_loss(model, x_train.split(VALIDATION_BATCH), n_samples, seed, loss)
         optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
         if path is not None:
             run = describe_run(
                 model, x_train=x_train, x_validation=x_validation, loss=loss, batch_size=batch_size,
                 learning_rate=learning_rate, n_samples=n_samples, seed=seed, schedule=schedule,
+                arithmetic=f"{precision}{', compiled' * compile}",
                 # If the schedule varies, a different number of epochs changes the run from its first step.
                 epochs_of_schedule=0 if schedule is constant else epochs,
             )  # fmt: skip
             if path.exists():
                 history = History(*load_checkpoint(path, model, optimiser, generator, run, epochs))
+        trained = compiled(loss) if compile else loss
         for epoch in epochs_with_progress(len(history), epochs, history, progress):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate * schedule((epoch - 1) / epochs)
-            with in_mode(model, True), seeded((1_000_003 * seed + epoch) % 2**63):
-                means = train_epoch(model, x_train, optimiser, batch_size, n_samples, generator, loss)
-            append(history.train, means, epoch)
+            with in_mode(model, True), seeded((1_000_003 * seed + epoch) % 2**63), multiply():
+                values = train_epoch(model, x_train, optimiser, batch_size, n_samples, generator, trained)
+            append(history.train, values, epoch)
             append(history.validation, validate(model, x_validation, n_samples, seed, loss), epoch)
             if path is not None:
                 check_unchanged(run, describe(model, loss=loss, schedule=schedule))
@@ -151,15 +165,16 @@ def train_epoch(
     loss: LossFunction,
 ) -> Tensor:  # fmt: skip
     """One pass through x in a new random order; returns the means of J_recon, J_KL and ℒ, ``(3,)``."""
-    batches = []
+    seen = []
     for batch in torch.randperm(len(x), generator=generator, device=x.device).split(batch_size):
         terms = loss(model, x.index_select(0, batch), n_samples, generator)
-        optimiser.zero_grad()
+        model.zero_grad()
         (terms.reconstruction + terms.kl).mean().backward()
         optimiser.step()
         torch.clear_autocast_cache()  # or autocast would go on with the weights before this step
-        batches.append(sums(terms))
-    return torch.stack(batches).sum(0) / len(x)
+        with torch.no_grad():
+            seen.append(torch.stack(terms))
+    return means(torch.cat(seen, 1))
 
 
 @torch.no_grad()
@@ -170,17 +185,16 @@ def validate(model: nn.Module, x: Tensor, n_samples: int, seed: int, loss: LossF
     """
     generator = Generator(x.device).manual_seed(seed + 1)
     with in_mode(model, False), seeded(1_000_003 * seed % 2**63):
-        batches = [sums(loss(model, batch, n_samples, generator)) for batch in x.split(VALIDATION_BATCH)]
-    return torch.stack(batches).sum(0) / len(x)
+        seen = [torch.stack(loss(model, batch, n_samples, generator)) for batch in x.split(VALIDATION_BATCH)]
+    return means(torch.cat(seen, 1))
 
 
-def sums(terms: Loss) -> Tensor:
-    """J_recon, J_KL and ℒ summed over a batch, shape ``(3,)``, in float64, which Apple's GPUs lack."""
-    stacked = torch.stack(terms).detach()
-    return stacked.sum(-1, dtype=torch.float32 if stacked.device.type == "mps" else torch.float64)
+def means(terms: Tensor) -> Tensor:
+    """J_recon, J_KL and ℒ averaged over images, ``(3, N)`` to ``(3,)``, in float64, which Apple's GPUs lack."""
+    return terms.mean(-1, dtype=torch.float32 if terms.device.type == "mps" else torch.float64)
 
 
-def append(means: dict[str, list[float]], values: Tensor, epoch: int) -> None:
+def append(side: dict[str, list[float]], values: Tensor, epoch: int) -> None:
     """Add an epoch's means to one side of the history, or raise ``FloatingPointError`` if J is not finite."""
     reconstruction, kl, bound = values.tolist()
     J = reconstruction + kl
@@ -189,7 +203,7 @@ def append(means: dict[str, list[float]], values: Tensor, epoch: int) -> None:
             f"J became {J} in epoch {epoch}; try a smaller learning_rate, or look for NaN in the data"
         )
     for name, number in zip(QUANTITIES, (J, reconstruction, kl, bound), strict=True):
-        means[name].append(number)
+        side[name].append(number)
 
 
 def epochs_with_progress(start: int, stop: int, history: History, progress: bool) -> Any:
@@ -232,13 +246,11 @@ def check_data(model: nn.Module, x_train: Tensor, x_validation: Tensor, batch_si
         raise ValueError(f"batch_size needs no rest of one image, {why}, got {batch_size} for {n} images; {other}")
 
 
-def check_loss(
-    model: nn.Module, x_train: Tensor, x_validation: Tensor, n_samples: int, seed: int, loss: LossFunction
-) -> None:
-    """Raise ``ValueError`` if the loss does not give one number for each of two images, before the first step."""
+def check_loss(model: nn.Module, parts: Iterable[Tensor], n_samples: int, seed: int, loss: LossFunction) -> None:
+    """Raise ``ValueError`` if the loss does not give one number for each image of each part, before the first step."""
     if isinstance(loss, nn.Module) and any(weights.requires_grad for weights in loss.parameters()):
         raise ValueError("loss holds weights that would not be trained; make them a part of the model")
-    for x in (x_train[:2], x_validation[:2]):
+    for x in parts:
         with torch.no_grad(), in_mode(model, False), seeded(seed):
             terms = loss(model, x, n_samples, Generator(x.device).manual_seed(seed))
         for name, term in zip(Loss._fields, terms, strict=True):
