@@ -31,6 +31,7 @@ PARTS = {
     "book": "The book",
     "tests": "The tests",
 }
+CAPTIONS = {"epoch": epoch.CAPTION, "growth": growth.CAPTION}
 RESULTS = Path(__file__).with_name("results.md")
 
 
@@ -119,8 +120,8 @@ def main() -> int:
         table = measured(name, arguments.quick, arguments.dataset)
         print(f"{PARTS[name]}\n\n{plain(table)}\n", flush=True)
         section = markdown(table)
-        if name == "growth":
-            section += f"\n\n{growth.CAPTION}"
+        if name in CAPTIONS:
+            section += f"\n\n{CAPTIONS[name]}"
         missed += sum(row.verdict() == "missed" for row in table)
         if out is not None:  # after each part: a later one that fails takes none of it away
             keep(head, PARTS[name], section, out)

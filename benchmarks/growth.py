@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from benchmarks.measure import Row, fresh, interleaved, most_allocated
+from benchmarks.measure import Row, fresh, interleaved, most_allocated, short
 from vaebook.models import mlp_vae
 from vaebook.objectives import practical_loss
 from vaebook.training import train_epoch
@@ -56,6 +56,8 @@ def of_kind(kind: str, found: dict[int, dict[str, list[float]]]) -> list[Row]:
     table = []
     for size, values in found.items():
         note = f"{median(values['megabytes']):.0f} MB in use"
+        if kind == "N":
+            note += f"; to read the images alone, in the same order: {short(median(values['reading']))} ms"
         table.append(Row(f"{UNITS[kind]}, {kind} = {size:,}", values["milliseconds"], "ms", note=note))
     for name in ("milliseconds", "megabytes"):
         label = f"{'time' if name == 'milliseconds' else 'memory'}, steepest growth with {kind}"
@@ -78,7 +80,7 @@ def slopes(found: dict[int, dict[str, list[float]]], name: str) -> list[float]:
 
 def measure(kind: str, sizes: Sequence[int], rounds: int, quick: bool) -> dict[int, dict[str, list[float]]]:
     """Size to the milliseconds and the megabytes of each round."""
-    found: dict[int, dict[str, list[float]]] = {n: {"milliseconds": [], "megabytes": []} for n in sizes}
+    found: dict[int, dict[str, list[float]]] = {n: {"milliseconds": [], "megabytes": [], "reading": []} for n in sizes}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pixels"
         rows_of_file = max(sizes) if kind == "N" else 512 if quick else IMAGES
@@ -88,7 +90,8 @@ def measure(kind: str, sizes: Sequence[int], rounds: int, quick: bool) -> dict[i
             n = size if kind == "N" else rows_of_file
             code = f"from benchmarks.growth import run; run({kind!r}, {size}, {str(file)!r}, {n})"
             result = fresh(code)
-            found[size]["megabytes"].append(result["megabytes"])
+            for name in ("megabytes", "reading"):
+                found[size][name].append(result[name])
             return result["milliseconds"]
 
         times = interleaved({str(size): partial(once, size) for size in sizes}, rounds)
@@ -122,8 +125,13 @@ def run(kind: str, size: int, file: str, n: int) -> None:
     begun = time.perf_counter()
     megabytes = most_allocated(lambda: one_pass(x))
     seconds = time.perf_counter() - begun
+    begun = time.perf_counter()
+    for chosen in torch.randperm(n, generator=Generator().manual_seed(0)).split(batch):
+        x.index_select(0, chosen)
+    reading = 1000 * (time.perf_counter() - begun)
     steps = 1 if kind == "N" else n / batch
-    print(json.dumps({"milliseconds": 1000 * seconds / steps, "megabytes": max(megabytes, 0.0)}))
+    found = {"milliseconds": 1000 * seconds / steps, "megabytes": max(megabytes, 0.0), "reading": reading}
+    print(json.dumps(found))
 
 
 def draw(found: Found, picture: Path) -> None:

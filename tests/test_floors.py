@@ -11,8 +11,8 @@ FLOORS = [
     {"gaussians", "bernoulli", "checkpoints", "estimates", "own_images", "quadrature", "ranges"},
     {"data", "divergences", "linear", "models", "ledger"},
     {"objectives"},
-    {"training", "evaluation"},
-    {"figures"},
+    {"evaluation", "faster"},
+    {"training", "figures"},
     {"explorer"},
 ]
 # What runs notebooks and makes the book of them:
