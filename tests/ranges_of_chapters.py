@@ -40,6 +40,9 @@ LARGE: dict[str, tuple[Value, ...]] = {
     "objective": ("iwae",),
     "k": (7,),
     "budget": (),  # what is not "smoke" takes hours
+    "passes": (3,),
+    "precision": (),  # not every processor has units for another
+    "keep": (),  # a folder
     "dataset": (),  # see own_images
 }
 # Twenty seconds or more at their smallest, on a loaded core: of these the sample has other values.

@@ -154,7 +154,7 @@ def test_the_fragment_is_small_for_large_float32_images_without_labels() -> None
         (
             lambda: (mlp_vae(64, 2), (8, 9)),
             ValueError,
-            "shape needs 64 pixels, got 8 × 9; give the images' height and width",
+            "shape needs 64 pixels, got 8 × 9; give the height and the width",
         ),
         (
             lambda: (VAE(Encoder(mlp(64, 4)), BernoulliDecoder(mlp(2, 64)), 64, 2), (8, 8)),

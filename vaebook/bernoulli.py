@@ -36,17 +36,13 @@ class BernoulliPixels:
         """log p(x) in nats, summed over pixels; shapes ``(..., d)`` to ``(...)``, broadcasting.
 
         Raises:
-            ValueError: a pixel is neither 0 nor 1. The formula has a value for grey pixels too, but that
-                value is not a log-probability.
+            ValueError: a pixel is neither 0 nor 1. The formula's value for a grey pixel is not a log-probability.
 
         >>> BernoulliPixels(torch.zeros(64)).log_prob(torch.ones(64))          # −64 log 2
         tensor(-44.3614)
         """
-        if (
-            not torch.compiler.is_compiling() and (x * (1 - x)).count_nonzero() > 0
-        ):  # x (1 − x) is 0 only for x = 0 and x = 1
-            raise ValueError(
-                f"x needs pixels that are 0 or 1, got values from {float(x.min())} to {float(x.max())}; "
-                "use vaebook.data.binarise, or a GaussianDecoder for grey pixels"
-            )
+        # x (1 − x) is 0 only for x = 0 and x = 1.
+        if not torch.compiler.is_compiling() and (x * (1 - x)).count_nonzero() > 0:
+            remedy = "use vaebook.data.binarise, or a GaussianDecoder for grey pixels"
+            raise ValueError(f"x needs pixels that are 0 or 1, got values from {x.min()} to {x.max()}; {remedy}")
         return logsigmoid((2 * x - 1) * self.logits).sum(-1)  # (..., d) -> (...)

@@ -114,10 +114,8 @@ def identity(name: str, value: object) -> str:
     try:
         Contents(SimpleNamespace(write=digest.update)).dump(value)
     except Exception as error:  # pickle raises many kinds
-        raise ValueError(
-            f"with a checkpoint, {name} needs contents that a later run can compare with its own ({error}); "
-            "use functions made with def, and functools.partial for their settings"
-        ) from None
+        remedy = "use functions made with def, and functools.partial for their settings"
+        raise ValueError(f"with a checkpoint, {name} needs contents that can be compared ({error}); {remedy}") from None
     what = str(tuple(value.shape)) if isinstance(value, Tensor) else getattr(value, "__name__", type(value).__name__)
     return f"{what} with digest {digest.hexdigest()[:16]}"
 
@@ -200,9 +198,7 @@ def read(path: Path) -> tuple[Run, tuple[Means, Means], dict[str, Tensor]]:
         train, validation = json.loads(metadata["history"])
         return json.loads(metadata["run"]), (train, validation), load(path.read_bytes())
     except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a complete checkpoint of this module ({error}); move it away to start again"
-        ) from None
+        raise ValueError(f"{path} is not a complete checkpoint of this module ({error}); move it away") from None
 
 
 def load_checkpoint(
@@ -213,24 +209,19 @@ def load_checkpoint(
     The weights of ``model`` have to be the initial ones of that run, or those of the checkpoint itself.
 
     Raises:
-        ValueError: the file is not a complete checkpoint, comes from another run, or has more than ``epochs``
-            epochs. In each case nothing is changed.
+        ValueError: the file is no complete checkpoint, or another run's, or has over ``epochs``; nothing is changed.
     """
     stored, history, tensors = read(path)
     weights = {name[6:]: tensors[name] for name in sorted(tensors) if name.startswith("model.")}
     if run["initial weights"] == identity("model", weights):
         run["initial weights"] = stored.get("initial weights", "")
     for name, wanted in run.items():
-        found = stored.get(name, "")
-        if found != wanted:
+        if (found := stored.get(name, "")) != wanted:
             lines = zip_longest(found.splitlines(), wanted.splitlines(), fillvalue="")
-            there, here = next((a.strip(), b.strip()) for a, b in lines if a != b)
-            raise ValueError(
-                f"{path} comes from a run with another {name}: {there or 'nothing'} there, {here or 'nothing'} here.\n"
-                "Give another file, or move this one away to start again; load_weights takes its weights alone."
-            )
-    done = len(history[0]["J"])
-    if done > epochs:
+            there, here = next((a.strip() or "nothing", b.strip() or "nothing") for a, b in lines if a != b)
+            remedy = "Give another file, or move this one away to start again; load_weights takes its weights alone."
+            raise ValueError(f"{path} comes from a run with another {name}: {there} there, {here} here.\n{remedy}")
+    if (done := len(history[0]["J"])) > epochs:
         raise ValueError(f"epochs needs to be at least {done}, the number done in {path}, got {epochs}")
     put_weights(path, model, tensors)
     state: dict[int, dict[str, Tensor]] = {}

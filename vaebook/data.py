@@ -1,7 +1,6 @@
-"""Images as tensors in [0, 1], with their shape and a fixed train / validation / test split.
+"""Images as tensors in [0, 1], checked on loading, with their shape and a fixed train / validation / test split.
 
-Three named data sets (``digits``, ``mnist``, ``fashion-mnist``) or your own images, which
-:mod:`vaebook.own_images` reads. All data are checked on loading, so that later code can rely on them.
+Three named data sets (``digits``, ``mnist``, ``fashion-mnist``), or your own, which :mod:`vaebook.own_images` reads.
 """
 
 import difflib
@@ -34,9 +33,8 @@ _TRAIN_SIZE: Final = 55_000  # of the 60,000 training images; the last 5,000 are
 class Images:
     """One data set: N flattened images x ∈ [0, 1]^d in three splits, d = H·W.
 
-    Shapes: ``train``, ``validation`` and ``test`` are (N_split, d) in torch's default dtype at the time
-    of loading. Their labels are (N_split,) of int64, or None for images without labels. Each row of a
-    split is one image, and ``row.reshape(shape)`` gives it back as (H, W).
+    Shapes: ``train``, ``validation`` and ``test`` are (N_split, d) in torch's default dtype at the time of loading,
+    their labels (N_split,) of int64, or None. ``row.reshape(shape)`` gives a row back as an image (H, W).
 
     >>> images = load("digits")
     >>> images, images.d
@@ -76,9 +74,6 @@ def load(dataset: str | os.PathLike[str]) -> Images:
     by a separate generator with the seed ``SPLIT_SEED``. Then the first ⌊0.8 N⌋ images are for training, half of the
     rest (rounded down) for validation and the remainder for testing: of the digits 1,437, 180 and 180.
 
-    Returns:
-        Images: the three splits, (N_split, d), and their labels.
-
     Raises:
         DataError: the name is unknown, the data are missing and cannot be downloaded, a file is damaged,
             or an array or a picture does not hold images in [0, 1].
@@ -110,8 +105,7 @@ def binarise(x: Tensor, generator: torch.Generator | None) -> Tensor:
     Raises:
         ValueError: x is not floating, or has a value outside [0, 1] (NaN included).
 
-    Source: R. Salakhutdinov, I. Murray, "On the quantitative analysis of deep belief networks",
-    ICML 2008.
+    Source: R. Salakhutdinov, I. Murray, "On the quantitative analysis of deep belief networks", ICML 2008.
 
     >>> binarise(torch.tensor([0.0, 1.0, 0.0]), torch.Generator().manual_seed(0))
     tensor([0., 1., 0.])
@@ -120,9 +114,7 @@ def binarise(x: Tensor, generator: torch.Generator | None) -> Tensor:
         raise ValueError(f"x needs a floating dtype, got {x.dtype}; divide uint8 images by 255")
     low, high = (float(end) for end in x.aminmax()) if x.numel() else (0.0, 1.0)
     if not torch.compiler.is_compiling() and not (low >= 0 and high <= 1):
-        raise ValueError(
-            f"x needs values in [0, 1], got {low} to {high}; binarise the images, not logits or standardised pixels"
-        )
+        raise ValueError(f"x needs values in [0, 1], got {low} to {high}; binarise the images, not logits")
     # torch.bernoulli draws from the same distribution, but takes twice as long on a CPU. Half precision is too coarse.
     dtype = torch.promote_types(x.dtype, torch.float32)
     return (torch.rand(x.shape, dtype=dtype, device=x.device, generator=generator) < x).to(x.dtype)
@@ -138,9 +130,8 @@ def _digits() -> Images:
 
 def data_folder() -> Path:
     """The folder that contains ``MNIST/raw``. An empty environment variable counts as unset."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    chosen = os.environ.get("VAEBOOK_DATA") or f"{cache}/vaebook"
-    return Path(chosen).expanduser().absolute()
+    default = f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/vaebook"
+    return Path(os.environ.get("VAEBOOK_DATA") or default).expanduser().absolute()
 
 
 def _idx_data_set(name: str) -> Images:
@@ -149,8 +140,7 @@ def _idx_data_set(name: str) -> Images:
 
     source = MNIST if name == "mnist" else FashionMNIST
     raw = data_folder() / source.__name__ / "raw"
-    missing = [file for file in _IDX_FILES if not (raw / file).is_file()]
-    if missing:
+    if missing := [file for file in _IDX_FILES if not (raw / file).is_file()]:
         _download(name, source, raw, missing)
     train, train_labels, test, test_labels = (
         _read_idx(raw / file, read_image_file if "images" in file else read_label_file) for file in _IDX_FILES
@@ -163,9 +153,8 @@ def _idx_data_set(name: str) -> Images:
 def _download(name: str, source: Any, raw: Path, missing: list[str]) -> None:
     """Download into a temporary folder, then move the complete files to their place.
 
-    torchvision verifies the archive but not the file that it unpacks. A run that is killed while
-    unpacking would otherwise leave an incomplete file under the final name. This also lets several runs
-    download at the same time without disturbing one another.
+    torchvision verifies the archive but not the file that it unpacks: a run that is killed while unpacking would leave
+    an incomplete file under the final name. This also lets several runs download at the same time.
     """
     folder = data_folder()
     try:
@@ -177,11 +166,9 @@ def _download(name: str, source: Any, raw: Path, missing: list[str]) -> None:
                 (complete / file).replace(raw / file)
     except (OSError, RuntimeError, HTTPException) as error:
         raise DataError(
-            f"{name} is not complete in {raw} and could not be downloaded ({in_one_line(error)}). "
-            "Without a network, put these files there, unpacked from their .gz: "
-            f"{', '.join(missing)}. If you have them elsewhere, set the environment variable "
-            f"VAEBOOK_DATA to the folder that contains {source.__name__}/raw. "
-            "The data set digits needs no download."
+            f"{name} is not complete in {raw} and could not be downloaded ({in_one_line(error)}). Put these files "
+            f"there, unpacked from their .gz: {', '.join(missing)}. If they are elsewhere, set VAEBOOK_DATA in the "
+            f"environment to the folder that contains {source.__name__}/raw. The data set digits needs no download."
         ) from error
 
 
@@ -190,10 +177,8 @@ def _read_idx(path: Path, read: Callable[[str], Tensor]) -> Tensor:
         tensor = read(str(path))
     except Exception as error:  # torchvision's reader raises many kinds of errors on damaged files
         raise damaged(path, in_one_line(error), "Delete it and load again.") from error
-    wanted = _IDX_FILES[path.name]
-    if tensor.shape != wanted:
-        reason = f"it needs shape {wanted}, got {tuple(tensor.shape)}"
-        raise damaged(path, reason, "Delete it and load again.")
+    if tensor.shape != (wanted := _IDX_FILES[path.name]):
+        raise damaged(path, f"it needs shape {wanted}, got {tuple(tensor.shape)}", "Delete it and load again.")
     return tensor
 
 
@@ -206,20 +191,15 @@ def _existing_path(dataset: str) -> Path:
         pass
     close = difflib.get_close_matches(dataset.lower(), KNOWN, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise DataError(
-        f"unknown data set {dataset!r}.{hint} Known names are {', '.join(KNOWN)}; a path to a .npy "
-        f"or .npz file or to a folder of pictures works too (searched in {Path.cwd()})."
-    )
+    known = f"Known names are {', '.join(KNOWN)}; a path to a .npy or .npz file or to a folder of pictures works too"
+    raise DataError(f"unknown data set {dataset!r}.{hint} {known} (searched in {Path.cwd()}).")
 
 
 def _permuted(name: str, x: Tensor, labels: Tensor | None) -> Images:
     """Images x (N, H, W) in a fixed random order, split 80 % / 10 % / 10 %."""
     n_images, height, width = x.shape
-    generator = torch.Generator().manual_seed(SPLIT_SEED)
-    order = torch.randperm(n_images, generator=generator, device="cpu")
+    order = torch.randperm(n_images, generator=torch.Generator().manual_seed(SPLIT_SEED), device="cpu")
     n_train = n_images * 8 // 10
-    n_validation = (n_images - n_train) // 2
-    parts = order.tensor_split((n_train, n_train + n_validation))
-    pixels = x.flatten(1)  # (N, H, W) -> (N, d)
+    parts = order.tensor_split((n_train, n_train + (n_images - n_train) // 2))
     classes = [None] * 3 if labels is None else [labels[part] for part in parts]
-    return Images(name, (height, width), *(pixels[part] for part in parts), *classes)
+    return Images(name, (height, width), *(x.flatten(1)[part] for part in parts), *classes)  # (N, H, W) -> (N, d)

@@ -57,13 +57,11 @@ def kl_diagonal(q: DiagonalGaussian, p: DiagonalGaussian) -> Tensor:
 
 
 def kl_quadrature(log_q: Callable[[Tensor], Tensor], log_p: Callable[[Tensor], Tensor], on: Grid) -> Tensor:
-    r"""D_KL(q‖p) = ∫ q log(q/p) on a grid in 1 or 2 dimensions, in nats.
+    r"""D_KL(q‖p) = ∫ q log(q/p) on a grid in 1 or 2 dimensions, in nats, shape ``(...)``.
 
     Args:
         log_q, log_p: functions from points ``(n^m, m)`` to log densities ``(..., n^m)``, Gaussian or not.
         on: a grid that covers practically all of q's mass.
-
-    Returns: shape ``(...)``.
 
     Source: :eq:`def-kl` of the book.
 
@@ -97,10 +95,7 @@ def kl_monte_carlo(
     True
     """
     if q.mu.ndim != 1:
-        raise ValueError(
-            f"q needs to be one density, of shape (m,), got a batch of shape {tuple(q.mu.shape)}; "
-            "pass one row at a time"
-        )
+        raise ValueError(f"q needs to be one density, of shape (m,), got {tuple(q.mu.shape)}; pass one row at a time")
     if n_samples < 2:
         raise ValueError(f"n_samples needs to be at least 2 for a standard error, got {n_samples}")
     with torch.no_grad():

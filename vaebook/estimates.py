@@ -46,8 +46,7 @@ def effect(rows: Tensor) -> Estimate:
               + \frac{\operatorname{var}_i \bar\Delta_{\cdot i}}{N}
 
     Args:
-        rows: differences, one row for each model (seed) and one column for each image, ``(S, N)``; or one number
-            for each model, ``(S,)``.
+        rows: differences, a row for each model (seed), a column for each image, ``(S, N)``; or a number for each model.
 
     Raises:
         ValueError: there are fewer than two models, or fewer than two images.

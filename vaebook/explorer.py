@@ -46,8 +46,7 @@ class Explorer:
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, object]]:
         png = base64.b64encode(self.png).decode()
         css, js = (files("vaebook").joinpath(f"explorer.{kind}").read_text("utf-8") for kind in ("css", "js"))
-        # The picture comes first and is shown until the script runs. It stays if scripts are off, or in
-        # JupyterLab as long as the notebook is not trusted.
+        # The picture is shown until the script runs. It stays if scripts are off or the notebook is not trusted.
         html = (
             f'<div class="vaebook-explorer"><style>\n{css}</style>\n'
             f'<img src="data:image/png;base64,{png}" alt="{ALT}">\n'
@@ -96,11 +95,9 @@ def explorer(model: VAE, x: Tensor, labels: Tensor | None, shape: tuple[int, int
             "labels": None if labels is None else labels.tolist(), "chosen": chosen, "images": pack(x[chosen]),
             "means": pack(means),  # (k, 2): E_q[log p_θ(x|z)] and the KL
         }  # fmt: skip
-        f = model.decode(q_chosen.mu).mean
-    pairs = torch.stack([x[chosen], f], 1).flatten(0, 1)  # (k, 2, d) -> (2k, d)
-    png = picture(q, labels, pairs, shape)
+        pairs = torch.stack([x[chosen], model.decode(q_chosen.mu).mean], 1).flatten(0, 1)  # (k, 2, d) -> (2k, d)
     summary = f"{len(x)} images of {shape[0]} × {shape[1]} pixels, {len(chosen)} to choose from"
-    return Explorer(summary, json.dumps(payload, separators=(",", ":")), png)
+    return Explorer(summary, json.dumps(payload, separators=(",", ":")), picture(q, labels, pairs, shape))
 
 
 def check(model: VAE, x: Tensor, shape: tuple[int, int]) -> None:
@@ -109,13 +106,10 @@ def check(model: VAE, x: Tensor, shape: tuple[int, int]) -> None:
         raise ValueError(f"model needs latent_dim = 2, got {model.latent_dim}")
     check_input(model, x)
     if shape[0] * shape[1] != model.d:
-        raise ValueError(
-            f"shape needs {model.d} pixels, got {shape[0]} × {shape[1]}; give the images' height and width"
-        )
-    network = getattr(model.decoder, "network", None)
-    if not isinstance(model.decoder, GaussianDecoder) or not isinstance(network, nn.Sequential):
+        raise ValueError(f"shape needs {model.d} pixels, got {shape[0]} × {shape[1]}; give the height and the width")
+    if not (isinstance(model.decoder, GaussianDecoder) and isinstance(model.decoder.network, nn.Sequential)):
         raise TypeError(f"model needs a GaussianDecoder with an mlp, got {type(model.decoder).__name__}")
-    for k, layer in enumerate(network):
+    for k, layer in enumerate(model.decoder.network):
         wanted = (nn.Linear, nn.Tanh)[k % 2]
         if not isinstance(layer, wanted):
             raise TypeError(f"layer {k} of the decoder needs to be {wanted.__name__}, got {layer}; use mlp")

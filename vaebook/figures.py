@@ -65,13 +65,12 @@ def latent_map(mu: Tensor, labels: Tensor | None = None, sigma: Tensor | None = 
     ax = axes_or_new(ax, figsize=(5.6, 4.8))
     points = mu.detach().cpu().numpy()
     if sigma is not None:
-        widths = 2 * sigma.detach().cpu().numpy()
-        ax.add_collection(
-            EllipseCollection(
-                widths[:, 0], widths[:, 1], np.zeros(len(points)), units="xy", offsets=points,
-                offset_transform=ax.transData, facecolor="none", edgecolor="0.6", linewidth=0.4,
-            )
+        widths, heights = 2 * sigma.detach().cpu().numpy().T
+        ellipses = EllipseCollection(
+            widths, heights, np.zeros(len(points)), units="xy", offsets=points, offset_transform=ax.transData,
+            facecolor="none", edgecolor="0.6", linewidth=0.4,
         )  # fmt: skip
+        ax.add_collection(ellipses)
     if labels is None:
         ax.scatter(points[:, 0], points[:, 1], s=8)
     else:
@@ -81,9 +80,7 @@ def latent_map(mu: Tensor, labels: Tensor | None = None, sigma: Tensor | None = 
         radius = math.sqrt(-2 * math.log(1 - share))  # ‖z‖² has a χ² distribution with 2 degrees of freedom
         ax.plot(radius * np.cos(angle), radius * np.sin(angle), color="0.3", linewidth=0.8, linestyle="--")
     ax.margins(0.1)  # room for the outermost ellipses
-    ax.set_aspect("equal")
-    ax.set_xlabel("$z_1$")
-    ax.set_ylabel("$z_2$")
+    ax.set(aspect="equal", xlabel="$z_1$", ylabel="$z_2$")
     return ax
 
 
@@ -91,8 +88,7 @@ def scatter_classes(points: np.ndarray, labels: np.ndarray, ax: Axes) -> None:
     """Draw points ``(n, 2)`` as the digits of their classes, so that readers do not depend on colour."""
     colours = 0.8 * np.array(plt.color_sequences["tab10"])  # darker, for the contrast of thin numerals
     for label in np.unique(labels):
-        chosen = labels == label
-        x, y = points[chosen].T
+        x, y = points[labels == label].T
         ax.scatter(x, y, s=40, marker=f"${label}$", color=colours[int(label) % 10], linewidth=0.2, label=str(label))
 
 
@@ -122,10 +118,9 @@ def manifold(f: Tensor, shape: tuple[int, int], ax: Axes | None = None) -> Axes:
         raise ValueError(f"f needs n² rows, got {len(f)}; decode prior_quantiles(n)")
     ax = axes_or_new(ax, figsize=(5.6, 5.6))
     ax.imshow(tile(f, shape, columns=n), vmin=0, vmax=1, extent=(0, 1, 0, 1))
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_ticks([0.1, 0.5, 0.9])
-    ax.set_xlabel("$z_1$, in quantiles of the prior")
-    ax.set_ylabel("$z_2$, in quantiles of the prior")
+    ticks = [0.1, 0.5, 0.9]
+    ax.set(xticks=ticks, yticks=ticks)
+    ax.set(xlabel="$z_1$, in quantiles of the prior", ylabel="$z_2$, in quantiles of the prior")
     return ax
 
 

@@ -45,20 +45,14 @@ class DiagonalGaussian:
             if not value.is_floating_point():
                 raise TypeError(f"{name} needs a floating-point tensor, got {value.dtype}; call .double() on it first")
         if mu.dtype != log_sigma.dtype:
-            raise TypeError(
-                f"mu and log_sigma need the same type, got {mu.dtype} and {log_sigma.dtype}; "
-                "convert one of them with .to()"
-            )
+            raise TypeError(f"mu and log_sigma need the same type, got {mu.dtype} and {log_sigma.dtype}; convert one")
         if mu.ndim == 0:
             raise ValueError("mu needs at least one axis, of length m, got a scalar; call .reshape(1) on it first")
         try:
             self.mu, self.log_sigma = torch.broadcast_tensors(mu, log_sigma)
         except RuntimeError:
-            raise ValueError(
-                f"log_sigma needs a shape that broadcasts against mu's {tuple(mu.shape)}, "
-                f"got {tuple(log_sigma.shape)}; give it mu's shape, or one value for all"
-            ) from None
-
+            got = f"got {tuple(log_sigma.shape)}; give it mu's shape, or one value for all"
+            raise ValueError(f"log_sigma needs to broadcast against mu's shape {tuple(mu.shape)}, {got}") from None
         self.mean = self.mu  # the name in torch.distributions
 
     @property
@@ -114,8 +108,7 @@ class FullGaussian:
         log_sigma: log σ, where σ is C's diagonal, shape ``(..., m)``. If T = 0, σ is the standard deviation.
         below: T, shape ``(..., m, m)``; only the entries strictly below the diagonal are used.
 
-    The three tensors are unconstrained: each choice gives a covariance, and each covariance has exactly one
-    choice. Units as for :class:`DiagonalGaussian`.
+    The tensors are unconstrained, and each covariance has exactly one choice. Units as in :class:`DiagonalGaussian`.
 
     Raises:
         ValueError: the shapes do not fit, or the type of ``below`` is not that of ``mu``.
@@ -136,10 +129,8 @@ class FullGaussian:
         self.mu, self.log_sigma, self.mean = diagonal.mu, diagonal.log_sigma, diagonal.mu
         wanted = (*self.mu.shape, self.mu.shape[-1])
         if below.shape != wanted or below.dtype != mu.dtype:
-            raise ValueError(
-                f"below needs shape {wanted} and type {mu.dtype}, got {tuple(below.shape)} and "
-                f"{below.dtype}; pass one m × m matrix for each row of mu"
-            )
+            got = f"got {tuple(below.shape)} and {below.dtype}; pass one m × m matrix for each row of mu"
+            raise ValueError(f"below needs shape {wanted} and type {mu.dtype}, {got}")
         self.below = below.tril(-1)
 
     @property

@@ -1,7 +1,6 @@
 """The model with a linear decoder, in closed form: probabilistic principal component analysis.
 
-What a VAE can only bound or sample has a closed form here. It uses the m × m matrix M and inverts no d × d
-matrix.
+What a VAE can only bound or sample has a closed form here. It uses the m × m matrix M and inverts no d × d one.
 """
 
 import torch

@@ -175,8 +175,7 @@ class VAE(nn.Module):
     def encode(self, x: Tensor) -> DiagonalGaussian | FullGaussian:
         """q_φ(z|x), one density for each row of x ``(..., d)``."""
         check_input(self, x)
-        q: DiagonalGaussian | FullGaussian = self.encoder(x)
-        return q
+        return self.encoder(x)
 
     def decode(self, z: Tensor) -> DiagonalGaussian | BernoulliPixels:
         """p_θ(x|z), one density for each row of z ``(..., m)``."""
@@ -216,14 +215,11 @@ class AutoEncoder(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         """The code z, ``(..., d)`` to ``(..., m)``."""
         check_input(self, x)
-        z: Tensor = self.encoder(x)
-        return z
+        return self.encoder(x)
 
     def decode(self, z: Tensor) -> Tensor:
         """The picture f(z), ``(..., m)`` to ``(..., d)``."""
-        x: Tensor = self.decoder(z)
-        check_width(x, "the decoder's output", self.d)
-        return x
+        return check_width(self.decoder(z), "the decoder's output", self.d)
 
 
 def mlp_vae(d: int, latent_dim: int, hidden: Sequence[int] = (256,), sigma_dec: float = 0.2, seed: int = 0) -> VAE:
@@ -251,10 +247,7 @@ def mlp_vae(d: int, latent_dim: int, hidden: Sequence[int] = (256,), sigma_dec: 
 def check_dimensions(d: int, latent_dim: int) -> None:
     """Raise ``ValueError`` unless 1 ≤ latent_dim < d: a code of d or more numbers would not compress."""
     if not 1 <= latent_dim < d:
-        raise ValueError(
-            f"latent_dim needs to lie between 1 and d - 1 = {d - 1}, got {latent_dim}; "
-            f"d = {d} is the number of pixels of an image"
-        )
+        raise ValueError(f"latent_dim needs to lie between 1 and d - 1 = {d - 1}, got {latent_dim}; d counts pixels")
 
 
 def check_input(model: VAE | AutoEncoder, x: Tensor) -> None:
@@ -265,7 +258,8 @@ def check_input(model: VAE | AutoEncoder, x: Tensor) -> None:
         raise TypeError(f"x needs the type of the weights, {weights.dtype}, got {x.dtype}; call model.to(x.dtype)")
 
 
-def check_width(x: Tensor, name: str, d: int, remedy: str = "change the decoder's last layer") -> None:
-    """Raise ``ValueError`` unless the last axis of x has the d pixels of an image."""
+def check_width(x: Tensor, name: str, d: int, remedy: str = "change the decoder's last layer") -> Tensor:
+    """Return x, or raise ``ValueError`` unless its last axis has the d pixels of an image."""
     if x.ndim == 0 or x.shape[-1] != d:
         raise ValueError(f"{name} needs {d} features on its last axis, got shape {tuple(x.shape)}; {remedy}")
+    return x

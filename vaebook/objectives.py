@@ -19,7 +19,7 @@ from vaebook.models import VAE, AutoEncoder, GaussianDecoder
 
 
 def elbo(model: VAE, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Tensor:
-    r"""The evidence lower bound ℒ(θ, φ | x), estimated with L samples of z, in nats for each example.
+    r"""The evidence lower bound ℒ(θ, φ | x), estimated with L samples of z, in nats for each example, shape ``(B,)``.
 
     .. math:: \mathcal L = \frac1L \sum_l \log p_\theta(x \mid z_l) - D_{\mathrm{KL}}(q_\phi(z|x) \| \pi),
               \qquad z_l \sim q_\phi(z|x)
@@ -30,8 +30,6 @@ def elbo(model: VAE, x: Tensor, n_samples: int = 1, generator: Generator | None 
         x: data, shape ``(B, d)``.
         n_samples: L ≥ 1.
         generator: the source of the noise, on x's device; None stands for torch's global one.
-
-    Returns: shape ``(B,)``.
 
     Raises:
         ValueError: ``n_samples`` is less than 1, or x does not have d features.
@@ -89,10 +87,8 @@ def log_p(model: VAE, x: Tensor, z: Tensor) -> Tensor:
     """log p_θ(x|z) in nats, one number for each z."""
     log_likelihood = model.decode(z).log_prob(x)
     if log_likelihood.shape != z.shape[:-1]:
-        raise ValueError(
-            f"the decoder's log_prob needs one number for each image, shape {tuple(z.shape[:-1])}, got "
-            f"{tuple(log_likelihood.shape)}; sum over pixels, as torch.distributions.Independent(p, 1) does"
-        )
+        got = f"got {tuple(log_likelihood.shape)}; sum over pixels, as torch.distributions.Independent(p, 1) does"
+        raise ValueError(f"the decoder's log_prob needs one number for each image, {tuple(z.shape[:-1])}, {got}")
     return log_likelihood
 
 
@@ -104,8 +100,7 @@ def log_mean(log_w: Tensor) -> Tensor:
 class Loss(NamedTuple):
     """The two terms of a loss and the bound, for each example; all have shape ``(B,)``.
 
-    Training minimises ``reconstruction + kl``, which is J for :func:`practical_loss`. ``elbo`` is the bound
-    in nats, or NaN for a model without one.
+    Training minimises ``reconstruction + kl``, J for :func:`practical_loss`. ``elbo`` is in nats, NaN if there is none.
     """
 
     reconstruction: Tensor
@@ -127,8 +122,7 @@ def practical_loss(model: VAE, x: Tensor, n_samples: int = 1, generator: Generat
     Shapes and arguments as in :func:`elbo`. The minimum of J_KL is m σ_dec², at μ = 0 and σ = 1.
 
     Raises:
-        TypeError: the decoder is not Gaussian, or q has a full covariance; train such a model with
-            :func:`negative_elbo`.
+        TypeError: the decoder is not Gaussian, or q has a full covariance; use :func:`negative_elbo`.
         ValueError: as in :func:`elbo`.
 
     Source: :eq:`def-loss` of the book.
@@ -192,8 +186,7 @@ def negative_importance_bound(model: VAE, x: Tensor, n_samples: int = 1, generat
 def binarised(loss: LossFunction) -> LossFunction:
     """The same loss on black-and-white pixels b ~ Bernoulli(x), drawn again at each call.
 
-    The draws use the same generator as the loss. A model trained in this way sees different binary images
-    in each epoch (Salakhutdinov and Murray 2008).
+    The draws use the same generator as the loss. Source: Salakhutdinov and Murray 2008.
 
     >>> from vaebook.models import mlp_vae
     >>> loss, grey = binarised(negative_elbo), torch.full((7, 64), 0.5)

@@ -58,26 +58,21 @@ def _array_file(path: Path) -> tuple[Array, Array | None]:
         raise
     except Exception as error:  # NumPy and zipfile raise many kinds of errors on damaged files
         if "Object arrays" in str(error):
-            raise DataError(
-                f"{path} holds Python objects, which are never loaded because they can run code. "
-                "Save one array of uint8: np.save(path, `np.stack(list_of_images)`)."
-            ) from error
+            remedy = "Save one array of uint8: np.save(path, `np.stack(list_of_images)`)."
+            raise DataError(f"{path} holds Python objects, which can run code and are not loaded. {remedy}") from error
         raise damaged(path, in_one_line(error), "Save it again from its source.") from error
 
 
 def _from_archive(path: Path, archive: Any) -> tuple[Array, Array | None]:
     """The images of an open .npz, and its labels or None."""
-    candidates = [name for name in archive.files if name != "labels"]
-    if "images" not in candidates and len(candidates) != 1:
-        raise DataError(
-            f"{path} needs an array named 'images', or exactly one array besides 'labels', "
-            f"got {archive.files}. Save it with np.savez(path, images=..., labels=...)."
-        )
-    name = "images" if "images" in candidates else candidates[0]
-    arrays = [archive[name]] + ([archive["labels"]] if "labels" in archive.files else [])
-    if not all(isinstance(array, np.ndarray) for array in arrays):  # other members are returned as bytes
+    names = ["images"] if "images" in archive.files else [name for name in archive.files if name != "labels"]
+    if len(names) != 1:
+        remedy = "Save it with np.savez(path, images=..., labels=...)."
+        raise DataError(f"{path} needs an array 'images', or just one besides 'labels', got {archive.files}. {remedy}")
+    members = archive[names[0]], archive["labels"] if "labels" in archive.files else None
+    if not all(isinstance(member, np.ndarray | None) for member in members):  # others are returned as bytes
         raise TypeError("a member is not a NumPy array")
-    return arrays[0], arrays[1] if len(arrays) == 2 else None
+    return members
 
 
 def _folder(folder: Path) -> tuple[Array, None]:
@@ -87,10 +82,8 @@ def _folder(folder: Path) -> tuple[Array, None]:
         pictures.append(_picture(path))
         first, latest = (f"{p.shape[1]} × {p.shape[0]} pixels of {p.dtype}" for p in (pictures[0], pictures[-1]))
         if first != latest:
-            raise DataError(
-                f"pictures in {folder} need the same size and type, got {paths[0].name} of {first} and {path.name} "
-                f"of {latest}. Save them alike or remove some."
-            )
+            got = f"got {paths[0].name} of {first} and {path.name} of {latest}. Save them alike or remove some."
+            raise DataError(f"pictures in {folder} need the same size and type, {got}")
     return np.stack(pictures), None
 
 
@@ -102,14 +95,11 @@ def _picture_paths(folder: Path) -> list[Path]:
         raise damaged(folder, in_one_line(error), "Copy it to a place of your own.") from error
     files = [path for path in entries if not path.name.startswith(".") and not path.is_dir()]
     if unread := [path.name for path in files if path.suffix.lower() in _NOT_READ.split()]:
-        raise DataError(
-            f"{folder} holds pictures of kinds that are not read, such as {unread[0]}, {len(unread)} in all. "
-            "Save them as PNG or JPEG, or move them elsewhere."
-        )
-    paths = [path for path in files if path.suffix.lower() in _READ.split()]
-    if not paths:
-        raise DataError(f"{folder} contains no pictures. Put them directly into it, with names that end in {_READ}.")
-    return paths
+        found = f"pictures of kinds that are not read, such as {unread[0]}, {len(unread)} in all"
+        raise DataError(f"{folder} holds {found}. Save them as PNG or JPEG, or move them elsewhere.")
+    if paths := [path for path in files if path.suffix.lower() in _READ.split()]:
+        return paths
+    raise DataError(f"{folder} contains no pictures. Put them directly into it, with names that end in {_READ}.")
 
 
 def _picture(path: Path) -> Array:
@@ -131,10 +121,8 @@ def _picture(path: Path) -> Array:
     if frames > 1:
         raise DataError(f"{path} needs one frame, got {frames}. Save each frame as a picture of its own, or remove it.")
     if wide and (clear or odd or (grey.dtype.kind == "i" and not 0 <= grey.min() <= grey.max() <= 65_535)):
-        raise DataError(
-            f"{path} needs 8 bits a channel, or 16 bits of grey from black, 0, to white, 65535, without transparency, "
-            f"got mode {picture.mode!r}. Save it with 8 bits."
-        )
+        wanted = "8 bits a channel, or 16 bits of grey from black, 0, to white, 65535, without transparency"
+        raise DataError(f"{path} needs {wanted}, got mode {picture.mode!r}. Save it with 8 bits.")
     return grey.astype(np.uint16) if grey.dtype.kind == "i" else grey
 
 
@@ -144,10 +132,8 @@ def _in_unit_interval(path: Path, images: Array) -> Tensor:
     with np.errstate(all="ignore"):  # Torch supports neither foreign byte orders nor long doubles.
         native = images.astype(np.float32 if images.dtype.itemsize <= 4 else np.float64)
     if bad := native.size - int(np.isfinite(native).sum()):
-        raise DataError(
-            f"{path} needs finite values, got {bad} that are NaN or infinite, the first in image "
-            f"{np.argwhere(~np.isfinite(native))[0, 0]}. Remove those images or repair those pixels."
-        )
+        got = f"{bad} that are NaN or infinite, the first in image {np.argwhere(~np.isfinite(native))[0, 0]}"
+        raise DataError(f"{path} needs finite values, got {got}. Remove those images or repair those pixels.")
     grey = _grey(torch.from_numpy(native).to(torch.get_default_dtype()), _channel_axis(path, images))
     pixels = grey.flatten(1)
     if (pixels == pixels[:, :1]).all() or (pixels == pixels[:1]).all():
@@ -163,10 +149,9 @@ def _check_form(path: Path, images: Array) -> None:
         raise DataError(f"{path} needs {_AXES}, got shape {images.shape}. Save `np.stack(list_of_images)`.")
     if images.size == 0 or len(images) < MIN_IMAGES:
         last = " If the last axis counts them, save `np.moveaxis(images, -1, 0)`."
-        raise DataError(
-            f"{path} needs at least {MIN_IMAGES} images of at least one pixel, because chapters measure on as many, "
-            f"got shape {images.shape}. Add some.{last if images.ndim > 2 and images.shape[-1] >= MIN_IMAGES else ''}"
-        )
+        wanted = f"at least {MIN_IMAGES} images of at least one pixel, because chapters measure on as many"
+        remedy = f"Add some.{last if images.ndim > 2 and images.shape[-1] >= MIN_IMAGES else ''}"
+        raise DataError(f"{path} needs {wanted}, got shape {images.shape}. {remedy}")
 
 
 def _channel_axis(path: Path, images: Array) -> int | None:
@@ -229,10 +214,8 @@ def _values(images: Array) -> tuple[float, float, str]:
 
 def _checked_labels(path: Path, labels: Array, n_images: int) -> Tensor:
     if labels.shape != (n_images,) or labels.dtype.kind not in "iu":
-        raise DataError(
-            f"labels in {path} need shape ({n_images},) and an integer dtype, got {labels.shape} "
-            f"of {labels.dtype}. Save one whole number for each image, or leave the labels out."
-        )
+        got = f"got {labels.shape} of {labels.dtype}. Save one whole number for each image, or leave the labels out."
+        raise DataError(f"labels in {path} need shape ({n_images},) and an integer dtype, {got}")
     return torch.from_numpy(labels.astype(np.int64))
 
 

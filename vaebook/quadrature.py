@@ -45,15 +45,13 @@ def grid(low: float, high: float, n: int, m: int = 1) -> Grid:
 
 
 def log_integral(log_f: Tensor, on: Grid) -> Tensor:
-    r"""log ∫ f(z) dz from the values of log f on a grid, computed without overflow.
+    r"""log ∫ f(z) dz from the values of log f on a grid, computed without overflow; shape ``(...)``.
 
     .. math:: \log \int f(z)\, dz \approx \operatorname{logsumexp}_k \log f(z_k) + \log \Delta^m
 
     Args:
         log_f: log f at ``on.points``, shape ``(..., n^m)``.
         on: the grid; f must be negligible at its edges, whose points have weight 1 here, not ½.
-
-    Returns: shape ``(...)``, in nats if f is a product of densities.
 
     >>> g = grid(-10, 10, 101)
     >>> log_integral(-0.5 * g.points[:, 0] ** 2, g)                     # log sqrt(2π) = 0.9189...
