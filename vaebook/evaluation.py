@@ -39,7 +39,10 @@ def log_likelihood(model: VAE, x: Tensor, n_samples: int = 5000, generator: Gene
     """
     check_samples(n_samples)
     with in_mode(model, False):
-        return torch.cat([running_logsumexp(model, batch, n_samples, generator) for batch in x.split(BATCH)])
+        log_p = x.new_empty(len(x))  # one place for all results: pieces of memory here and there would cut it up
+        for part, batch in zip(log_p.split(BATCH), x.split(BATCH), strict=True):
+            part.copy_(running_logsumexp(model, batch, n_samples, generator))
+        return log_p
 
 
 def running_logsumexp(model: VAE, x: Tensor, n_samples: int, generator: Generator | None) -> Tensor:
@@ -48,5 +51,5 @@ def running_logsumexp(model: VAE, x: Tensor, n_samples: int, generator: Generato
     chunk = max(1, AT_ONCE.get(x.device.type, AT_ONCE["cpu"]) // len(x))
     for start in range(0, n_samples, chunk):
         part = log_weights(model, x, min(chunk, n_samples - start), generator)  # (chunk, B)
-        total = torch.logaddexp(total, part.logsumexp(0))
+        torch.logaddexp(total, part.logsumexp(0), out=total)
     return total - math.log(n_samples)
