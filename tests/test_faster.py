@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from vaebook.checkpoints import load_weights
 from vaebook.data import binarise
 from vaebook.faster import arithmetic, compiled
 from vaebook.models import VAE, BernoulliDecoder, Encoder, mlp, seeded
@@ -103,15 +102,6 @@ def test_without_a_compiler_the_message_says_what_is_wanted(tmp_path: Path) -> N
     assert "RuntimeError: compile=True needs a C++ compiler" in done.stderr.splitlines()[-1]
 
 
-def test_data_are_checked_before_a_compiled_loss_sees_them(grey: Tensor) -> None:
-    x = binarise(grey, Generator().manual_seed(1))
-    x[-1, -1] = 0.5  # in the last image, beyond what the check of shapes sees
-    with pytest.raises(ValueError, match="pixels that are 0 or 1"):
-        run(vae(), x, compile=True)
-    with pytest.raises(ValueError, match=r"values in \[0, 1\]"):
-        run(vae(), 3 * x, loss=binarised(negative_elbo), compile=True)
-
-
 @pytest.fixture
 def units(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], None]:
     """Makes the processor say that it has, or has not, what bfloat16 needs; without them, it emulates."""
@@ -145,17 +135,3 @@ def test_bfloat16_is_refused_where_it_would_be_emulated(
 def test_another_precision_is_refused() -> None:
     with pytest.raises(ValueError, match="'float32' or 'bfloat16', got 'half'"):
         arithmetic("half", torch.device("cpu"))
-
-
-def test_a_checkpoint_knows_its_arithmetic(grey: Tensor, units: Callable[..., None], tmp_path: Path) -> None:
-    units(WITH_UNITS)
-    path, loss = tmp_path / "run.safetensors", binarised(negative_elbo)
-    run(vae(), grey, 1, loss, checkpoint=path, precision="bfloat16")
-    with pytest.raises(ValueError, match="another arithmetic: 'bfloat16' there, 'float32' here"):
-        run(vae(), grey, 2, loss, checkpoint=path)
-    load_weights(path, model := vae())
-    one, other = vae(), vae()
-    run(one, grey, 3, loss, checkpoint=path, precision="bfloat16")
-    run(other, grey, 3, loss, precision="bfloat16")
-    assert torch.equal(weights(one), weights(other))
-    assert not torch.equal(weights(one), weights(model))

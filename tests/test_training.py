@@ -31,7 +31,14 @@ from vaebook.models import (
     mlp_vae,
     seeded,
 )  # fmt: skip
-from vaebook.objectives import Loss, elbo_from_loss, negative_elbo, practical_loss, reconstruction_loss
+from vaebook.objectives import (
+    Loss,
+    binarised,
+    elbo_from_loss,
+    negative_elbo,
+    practical_loss,
+    reconstruction_loss,
+)  # fmt: skip
 from vaebook.training import History, constant, cosine, train, validate
 
 
@@ -578,3 +585,36 @@ def test_a_loss_with_weights_that_would_stay_as_they_are_is_refused(digits: tupl
     with pytest.raises(ValueError, match="loss holds weights that would not be trained; make them a part of the model"):
         run(vae(), digits, epochs=1, loss=Learned())
     run(vae(), digits, epochs=1, loss=Learned().requires_grad_(False))
+
+
+def bernoulli_vae() -> VAE:
+    with seeded(0):
+        return VAE(Encoder(mlp(64, 16, 4)), BernoulliDecoder(mlp(2, 16, 64)), 64, 2).to(torch.get_default_dtype())
+
+
+def test_data_are_checked_before_a_compiled_loss_sees_them(digits: tuple[Tensor, Tensor]) -> None:
+    black_and_white = tuple(x.round() for x in digits)
+    black_and_white[0][-1, -1] = 0.5  # in the last image, beyond what the check of shapes sees
+    with pytest.raises(ValueError, match="pixels that are 0 or 1"):
+        train(bernoulli_vae(), *black_and_white, epochs=1, loss=negative_elbo, compile=True)
+    too_bright = tuple(3 * x for x in digits)
+    with pytest.raises(ValueError, match=r"values in \[0, 1\]"):
+        train(bernoulli_vae(), *too_bright, epochs=1, loss=binarised(negative_elbo), compile=True)
+
+
+def test_a_checkpoint_knows_its_arithmetic(
+    digits: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A processor without units emulates them."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    settings: dict[str, Any] = {"device": "cpu", "precision": "bfloat16"}
+    path = tmp_path / "run.safetensors"
+    run(vae(), digits, epochs=1, checkpoint=path, **settings)
+    load_weights(path, first := vae())
+    with pytest.raises(ValueError, match="another arithmetic: 'bfloat16' there, 'float32' here"):
+        run(vae(), digits, epochs=2, checkpoint=path, device="cpu")
+    resumed, unbroken = vae(), vae()
+    run(resumed, digits, epochs=2, checkpoint=path, **settings)
+    run(unbroken, digits, epochs=2, **settings)
+    assert torch.equal(weights(resumed), weights(unbroken))
+    assert not torch.equal(weights(resumed), weights(first))
