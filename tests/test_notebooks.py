@@ -33,6 +33,9 @@ NAMES = {
     "objective": "str",
     "k": "int",
     "budget": "str",
+    "passes": "int",
+    "precision": "str",
+    "keep": "str",
 }
 LONGEST_CELL, LONGEST_FOLDED_CELL = 30, 40  # lines; what draws a diagram is folded
 # Lines of code that fit a page; the linter holds the stored notebooks to it.
