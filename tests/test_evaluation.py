@@ -31,6 +31,13 @@ def test_it_equals_the_bound_for_any_chunks(monkeypatch: pytest.MonkeyPatch) -> 
     torch.testing.assert_close(log_likelihood(vae, x, 50, generator()), log_w.exp().mean(0).log())
 
 
+def test_the_images_of_each_batch_have_their_place() -> None:
+    vae, x = mlp_vae(6, 2, (5,)).double(), data(2 * evaluation.BATCH + 6)
+    found, g = log_likelihood(vae, x, 5, generator()), generator()
+    bounds = [importance_weighted_bound(vae, part, 5, g) for part in x.split(evaluation.BATCH)]
+    torch.testing.assert_close(found, torch.cat(bounds))
+
+
 def test_memory_does_not_grow_with_the_number_of_draws_or_images(monkeypatch: pytest.MonkeyPatch) -> None:
     largest = 0
 
