@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -66,12 +68,15 @@ def contenders(dataset: str, x: Tensor, grey: Tensor, shape: tuple[int, int]) ->
         LIMIT: limit(x, torch.float32),
         OURS: ours(x, BernoulliDecoder, negative_elbo),
         GAUSSIAN: ours(grey, gaussian, practical_loss),
-        COMPILED: ours(x, BernoulliDecoder, compiled(negative_elbo)),
         TUTORIAL: others.tutorial(pictures(dataset, len(x), shape), x.shape[1], *sizes),
     }
+    has_compiler = shutil.which(os.environ.get("CXX", "g++")) is not None
+    if has_compiler:
+        passes[COMPILED] = ours(x, BernoulliDecoder, compiled(negative_elbo))
     if has_units():
         passes[HALF_LIMIT] = limit(x, torch.bfloat16)
         passes[HALF] = in_bfloat16(passes[OURS])
+    if has_compiler and has_units():
         passes[BOTH] = in_bfloat16(ours(x, BernoulliDecoder, compiled(negative_elbo)))
     for name, make in (("pythae", others.pythae), ("pyro-ppl", others.pyro)):
         if installed(name):
@@ -111,8 +116,8 @@ def targets(seconds: dict[str, list[float]]) -> list[Row]:
 
 def compared(seconds: dict[str, list[float]], above: str, below: str, label: str, **target: Any) -> Row:
     if missing := [name for name in (above, below) if name not in seconds]:
-        here = "no units for bfloat16" if missing[0] in (HALF, BOTH) else "not installed"
-        return Row(label, note=here, **target)
+        needed = {COMPILED: "a C++ compiler", HALF: "units for bfloat16", BOTH: "a compiler and units for bfloat16"}
+        return Row(label, note=f"needs {needed[missing[0]]}" if missing[0] in needed else "not installed", **target)
     return Row(label, ratios(seconds[above], seconds[below]), "×", **target)
 
 
@@ -186,7 +191,7 @@ def agreement(x: Tensor, quick: bool) -> Row:
     """After an equal training, ℒ in bfloat16 minus ℒ in float32, in its standard errors over three seeds."""
     label = f"{HALF}: ℒ differs by so many standard errors (3 seeds)"
     if not has_units():
-        return Row(label, most=MOST_ERRORS, note="no units for bfloat16")
+        return Row(label, most=MOST_ERRORS, note="needs units for bfloat16")
     differences = []
     for seed in range(3):
         bounds = [bound_after(x, precision, seed, 1 if quick else 20) for precision in ("bfloat16", "float32")]

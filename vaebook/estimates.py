@@ -46,7 +46,7 @@ def effect(rows: Tensor) -> Estimate:
               + \frac{\operatorname{var}_i \bar\Delta_{\cdot i}}{N}
 
     Args:
-        rows: differences, a row for each model (seed), a column for each image, ``(S, N)``; or a number for each model.
+        rows: differences, a row for each model (seed), a column for each image, ``(S, N)``; or one a model, ``(S,)``.
 
     Raises:
         ValueError: there are fewer than two models, or fewer than two images.

@@ -13,6 +13,7 @@ from importlib.resources import files
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor, nn
 
 from vaebook import figures
@@ -161,6 +162,8 @@ def picture(q: DiagonalGaussian, labels: Tensor | None, pairs: Tensor, shape: tu
         left, right = figure.subplots(1, 2, width_ratios=(4, 1))
         figures.latent_map(q.mu, labels, q.sigma, left)
         figures.image_grid(pairs, shape, 2, right, "$x$ and $f_\\theta(\\mu(x))$")
-        file = io.BytesIO()
-        figure.savefig(file, format="png")
+        figure.savefig(file := io.BytesIO(), format="png")
+        # A notebook holds it twice: 256 colours take a third of the bytes.
+        image = Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        image.save(file := io.BytesIO(), format="png", optimize=True)
         return file.getvalue()

@@ -36,6 +36,8 @@ def compiled(loss: LossFunction) -> LossFunction:
         shared.set_state(source.get_state())
         try:
             terms: Loss = piece(model, x, n_samples)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             wanted = "compile=True needs a C++ compiler, and a loss without branches on values"

@@ -132,7 +132,7 @@ def train(
     try:
         check_loss(model, (x_train[:2], x_validation[:2]), n_samples, seed, loss)
         if compile:  # the compiled loss checks no data
-            check_loss(model, x_train.split(VALIDATION_BATCH), n_samples, seed, loss)
+            check_loss(model, x_train.split(max(1, VALIDATION_BATCH // n_samples)), n_samples, seed, loss)
         optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
         if path is not None:
             run = describe_run(
