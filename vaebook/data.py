@@ -145,9 +145,10 @@ def _idx_data_set(name: str) -> Images:
     train, train_labels, test, test_labels = (
         _read_idx(raw / file, read_image_file if "images" in file else read_label_file) for file in _IDX_FILES
     )
-    x = train.flatten(1) / 255  # (N, H, W) -> (N, d), of torch's default dtype
+    # (N, H, W) -> (N, d), of torch's default dtype; divided in place, since "/" holds two copies of integers.
+    x, x_test = (counts.flatten(1).to(torch.get_default_dtype()).div_(255) for counts in (train, test))
     pixels, classes = x.split(_TRAIN_SIZE), train_labels.split(_TRAIN_SIZE)
-    return Images(name, (28, 28), *pixels, test.flatten(1) / 255, *classes, test_labels)  # type: ignore[call-arg]
+    return Images(name, (28, 28), *pixels, x_test, *classes, test_labels)  # type: ignore[call-arg]
 
 
 def _download(name: str, source: Any, raw: Path, missing: list[str]) -> None:

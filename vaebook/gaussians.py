@@ -49,11 +49,12 @@ class DiagonalGaussian:
         if mu.ndim == 0:
             raise ValueError("mu needs at least one axis, of length m, got a scalar; call .reshape(1) on it first")
         try:
-            self.mu, self.log_sigma = torch.broadcast_tensors(mu, log_sigma)
+            if mu.shape != log_sigma.shape:  # an encoder's are alike, and views would cost each step time
+                mu, log_sigma = torch.broadcast_tensors(mu, log_sigma)
         except RuntimeError:
             got = f"got {tuple(log_sigma.shape)}; give it mu's shape, or one value for all"
             raise ValueError(f"log_sigma needs to broadcast against mu's shape {tuple(mu.shape)}, {got}") from None
-        self.mean = self.mu  # the name in torch.distributions
+        self.mu, self.log_sigma, self.mean = mu, log_sigma, mu  # "mean" is the name in torch.distributions
 
     @property
     def sigma(self) -> Tensor:

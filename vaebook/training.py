@@ -172,8 +172,7 @@ def train_epoch(
         (terms.reconstruction + terms.kl).mean().backward()
         optimiser.step()
         torch.clear_autocast_cache()  # or autocast would go on with the weights before this step
-        with torch.no_grad():
-            seen.append(torch.stack(terms))
+        seen.append(torch.stack(terms).detach())
     return means(torch.cat(seen, 1))
 
 
