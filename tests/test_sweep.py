@@ -566,7 +566,7 @@ def test_a_run_whose_files_changed_meanwhile_is_not_recorded_as_done(
     monkeypatch.setattr(sweep, "fingerprint", lambda state, values, folder: "0" * 20)  # as after the execution
     code, _, error = book.sweep("--seeds", "1")
     assert code == 1
-    assert "files that a parameter names, or packages, are others than when the command began" in error + str(
+    assert "files that a parameter names, or packages, changed since the command began" in error + str(
         book.only_record("failed")["error"]
     )
 

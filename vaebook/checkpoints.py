@@ -225,10 +225,9 @@ def load_checkpoint(
         raise ValueError(f"epochs needs to be at least {done}, the number done in {path}, got {epochs}")
     put_weights(path, model, tensors)
     state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("adam."):
-            _, index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = tensor
+    for name in (name for name in tensors if name.startswith("adam.")):
+        _, index, key = name.split(".")
+        state.setdefault(int(index), {})[key] = tensors[name]
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
     generator.set_state(tensors["generator"])
     return history

@@ -1,19 +1,19 @@
-"""Training faster than the plain loop, where the machine can: compiled losses, and products in bfloat16."""
+"""Faster than plain code, where the machine can: compiled losses and weights, and products in bfloat16."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from vaebook.objectives import Loss, LossFunction
 
-
-def compiled(loss: LossFunction) -> LossFunction:
+def compiled(loss: Callable[..., Any]) -> Callable[..., Any]:
     """The same loss in one compiled piece (``torch.compile``): equal up to rounding, with the same draws.
 
-    It compiles at its first call, and again for each other size of x, in ten seconds or more. It does not look at the
-    values of x; check them first. If the model's own parts draw (dropout), it draws other numbers than ``loss``.
+    ``loss`` may be any function of such arguments, :func:`vaebook.objectives.log_weights` too. It compiles at its first
+    call, and again for each other size of x, in ten seconds or more. It does not look at the values of x; check them
+    first. If the model's own parts draw (dropout), it draws other numbers than ``loss``.
 
     Raises:
         RuntimeError: there is no C++ compiler, or torch cannot compile the loss in one piece.
@@ -22,20 +22,20 @@ def compiled(loss: LossFunction) -> LossFunction:
     >>> fast = compiled(negative_elbo)  # a loss like any other, which compiles when it is called
     """
 
-    def whole(model: object, x: Tensor, n_samples: int) -> Loss:
+    def whole(model: object, x: Tensor, n_samples: int) -> Any:
         return loss(model, x, n_samples, None)
 
     whole.__code__ = whole.__code__.replace()  # a copy: torch compiles the same code only a few times
     piece = torch.compile(whole, fullgraph=True, dynamic=False, options={"fallback_random": True})
 
-    def call(model: object, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Loss:
+    def call(model: object, x: Tensor, n_samples: int = 1, generator: Generator | None = None) -> Any:
         # Compiled code draws from torch's global generator, which for a while continues the given one.
         gpu = x.device.index or 0 if x.is_cuda else None
         shared = torch.default_generator if gpu is None else torch.cuda.default_generators[gpu]
         source, before = shared if generator is None else generator, shared.get_state()
         shared.set_state(source.get_state())
         try:
-            terms: Loss = piece(model, x, n_samples)
+            return piece(model, x, n_samples)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -46,7 +46,6 @@ def compiled(loss: LossFunction) -> LossFunction:
             after = shared.get_state()
             shared.set_state(before)
             source.set_state(after)
-        return terms
 
     return call
 

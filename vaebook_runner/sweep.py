@@ -165,7 +165,8 @@ def execute_and_record(job: Job, part: Path, threads: int, stop: Callable[[], bo
         how = {"name": source.stem, "cwd": job.cwd, "threads": threads, "fork": True, "stop": reason}
         stopped = execute(read_notebook(source), out, job.values, **how)  # type: ignore[arg-type]
         if fingerprint(job.state, job.values, Path(job.folder)) != job.id:
-            raise Failed("files that a parameter names, or packages, are others than when the command began")
+            remedy = "what a run writes belongs into the folder of runs"
+            raise Failed(f"files that a parameter names, or packages, changed since the command began; {remedy}")
     except Failed as failure:
         error = failure.message[-20_000:]  # the end is what counts
     if stopped == "stopped":
