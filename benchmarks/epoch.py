@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +17,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from benchmarks import others
-from benchmarks.measure import ROOT, Row, clock, fresh, interleaved, ratios, status
+from benchmarks.measure import ROOT, Row, clock, fresh, has_compiler, interleaved, ratios, status
 from vaebook.data import binarise, data_folder, load
 from vaebook.estimates import effect
 from vaebook.faster import arithmetic, compiled
@@ -28,7 +26,7 @@ from vaebook.objectives import LossFunction, elbo, negative_elbo, practical_loss
 from vaebook.training import train, train_epoch
 
 HIDDEN, LATENT_DIM, BATCH = 400, 20, 128
-LIMIT, HALF_LIMIT = "the limit: products and Adam's pass alone", "the same limit in bfloat16"
+LIMIT, HALF_LIMIT = "the limit: products and Adam's pass alone", "the limit in bfloat16"
 OURS, GAUSSIAN, COMPILED = "this module", "this module, Gaussian decoder", "this module, compiled"
 HALF, BOTH, TUTORIAL = "this module, bfloat16", "this module, compiled, bfloat16", "a tutorial's loop"
 MOST_TO_LIMIT = {OURS: 1.4, GAUSSIAN: 1.4, COMPILED: 1.3, BOTH: 0.9}
@@ -70,13 +68,12 @@ def contenders(dataset: str, x: Tensor, grey: Tensor, shape: tuple[int, int]) ->
         GAUSSIAN: ours(grey, gaussian, practical_loss),
         TUTORIAL: others.tutorial(pictures(dataset, len(x), shape), x.shape[1], *sizes),
     }
-    has_compiler = shutil.which(os.environ.get("CXX", "g++")) is not None
-    if has_compiler:
+    if has_compiler():
         passes[COMPILED] = ours(x, BernoulliDecoder, compiled(negative_elbo))
     if has_units():
         passes[HALF_LIMIT] = limit(x, torch.bfloat16)
         passes[HALF] = in_bfloat16(passes[OURS])
-    if has_compiler and has_units():
+    if has_compiler() and has_units():
         passes[BOTH] = in_bfloat16(ours(x, BernoulliDecoder, compiled(negative_elbo)))
     for name, make in (("pythae", others.pythae), ("pyro-ppl", others.pyro)):
         if installed(name):

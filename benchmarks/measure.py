@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -94,6 +95,11 @@ def fresh(code: str, **environment: str) -> Any:
     if done.returncode != 0:
         raise RuntimeError(f"{code}\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def has_compiler() -> bool:
+    """Whether ``torch.compile`` finds the C++ compiler that it needs."""
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 def status(name: str) -> float:
