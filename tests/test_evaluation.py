@@ -1,6 +1,7 @@
 """The held-out log-likelihood against exact values, and its memory."""
 
 import math
+import shutil
 
 import pytest
 import torch
@@ -108,3 +109,24 @@ def test_the_model_computes_in_evaluation_mode_and_is_not_changed() -> None:
     assert model.training
     expected = log_likelihood(model.eval(), x, 50, torch.Generator().manual_seed(2))
     assert torch.equal(found[0], expected)
+
+
+def black_and_white() -> tuple[VAE, torch.Tensor]:
+    with seeded(0):
+        model = VAE(Encoder(mlp(36, 16, 4)), BernoulliDecoder(mlp(2, 16, 36)), d=36, latent_dim=2).float()
+    return model, (torch.rand(48, 36, generator=generator()) < 0.3).float()  # a batch of 32 images, one of 16
+
+
+def test_compiled_weights_do_not_take_grey_pixels() -> None:
+    model, x = black_and_white()
+    with pytest.raises(ValueError, match="pixels that are 0 or 1"):
+        log_likelihood(model, 0.5 * x, 2, compile=True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # its compiler uses what it deprecates
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_from_compiled_weights_it_agrees_to_rounding() -> None:
+    model, x = black_and_white()
+    plain, fast = (log_likelihood(model, x, 300, generator(), compile=fast) for fast in (False, True))
+    # Other draws would change each image by its Monte Carlo error, some hundredths of a nat.
+    torch.testing.assert_close(fast, plain, rtol=0, atol=1e-4)
