@@ -22,7 +22,8 @@ D, WIDTHS = 784, (200, 200, 50)  # the decoder is 50-200-200-784
 WHOLE = 10_000 * 5_000
 ROWS = 1024  # of the products at the decoder's shapes, as many as the estimate decodes at once
 LEAST_RATE, MOST_GROWTH = 0.6, 1.1
-PLAIN, COMPILED, SQUARE = "the estimate", "the estimate, compiled", "square products"
+PLAIN, COMPILED = "the estimate", "the estimate, compiled"
+SQUARE, SHAPES = "square products", "products at the decoder's shapes"
 
 
 def rows(quick: bool = False) -> list[Row]:
@@ -34,12 +35,12 @@ def rows(quick: bool = False) -> list[Row]:
     work = {  # floating-point operations; those of the encoder and of all that is no product do not count
         PLAIN: decodings * sum(2 * k * n for k, n in layers()),
         SQUARE: operations(square),
-        "products at the decoder's shapes": operations(shapes),
+        SHAPES: operations(shapes),
     }
     actions: dict[str, Callable[[], object]] = {
         PLAIN: estimate,
         SQUARE: products(square),
-        "products at the decoder's shapes": products(shapes),
+        SHAPES: products(shapes),
     }
     if has_compiler() and not quick:
         work[COMPILED], actions[COMPILED] = work[PLAIN], partial(estimate, compile=True)
