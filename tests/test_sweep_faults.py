@@ -185,12 +185,13 @@ print(process.exitcode)
     assert (done.stdout, done.stderr) == ("1\n", "")
 
 
-def test_an_impatient_user_interrupts_more_than_once(book: Book) -> None:
+@pytest.mark.parametrize("pause", [0, 0.1])
+def test_an_impatient_user_interrupts_more_than_once(book: Book, pause: float) -> None:
     with book.started("-g", "mode", "sleep,hold,loop") as process:
         wait_for(lambda: len(book.executions()) == min(2, cores()))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
             process.send_signal(number)
-            time.sleep(0.1)
+            time.sleep(pause)
         said, _ = process.communicate(timeout=60)
     assert process.returncode in (130, -signal.SIGINT), said
     wait_for(lambda: not processes_of(book.root), 10)

@@ -22,6 +22,7 @@ from vaebook_runner.html_page import check_parts, write_html
 from vaebook_runner.jobs import Job, plan_book, plan_sweep
 from vaebook_runner.parameters import parameters_of, read_parameter_file, values_of
 
+SIGNALS = {getattr(signal, name, signal.SIGINT) for name in ("SIGINT", "SIGTERM", "SIGHUP")}
 Pairs = tuple[tuple[str, str], ...]
 PATH, FILE = click.Path(path_type=Path), click.Path(path_type=Path, dir_okay=False)
 pairs_of = partial(click.option, nargs=2, multiple=True)
@@ -36,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a pipe on Windows, or LANG=C, may not know σ and −
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    for number in {getattr(signal, name, signal.SIGTERM) for name in ("SIGTERM", "SIGHUP")}:
-        signal.signal(number, interrupt)
+    for number in SIGNALS:
+        if number != signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # as behind a script's &
+            signal.signal(number, interrupt)
     try:
         return int(commands.main(argv, prog_name="vaebook", standalone_mode=False) or 0)
     except click.ClickException as error:
@@ -54,10 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def interrupt(number: int, _: object) -> None:
+def interrupt(_: int, __: object) -> None:
     """A terminated command must still stop its kernels, and a second signal not cut that short."""
-    signal.signal(number, signal.SIG_IGN)
-    signal.raise_signal(signal.SIGINT)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def given(values: Pairs, params: Path | None = None) -> dict[str, object]:
@@ -148,8 +151,7 @@ def sweep(
     """Execute a chapter for every combination of the given values; the same command resumes what was stopped."""
     source = find_notebook(notebook)
     axes = {name: str(texts).split(",") for name, texts in given(grid).items()}
-    folder = folder or Path(f"{source.stem}.runs")
-    planned = plan_sweep(source, folder, given(values, params), axes, seeds)
+    planned = plan_sweep(source, folder or Path(f"{source.stem}.runs"), given(values, params), axes, seeds)
     jobs = [job._replace(timeout=timeout) for job in planned]
     if scheduler and at_once:
         raise UsageError("--jobs is for this machine; a cluster's workers say how many runs they take")

@@ -44,9 +44,7 @@ def check_unedited(sources: Iterable[Path]) -> None:
     found = {source.stem: told for source in sources for told, edited in [compare(source)] if edited}
     if names := " ".join(found):
         told = [line for lines in found.values() for line in lines]
-        keep = (
-            f"to keep one side: vaebook refresh {names} --take md, or --take ipynb; or copy into the .md what you keep"
-        )
+        keep = f"to keep one side: vaebook refresh {names} --take md, or --take ipynb; or copy what you keep into .md"
         raise Failed("\n".join([f"a refresh would drop what was edited in the .ipynb: {names}", *told, keep]))
 
 
